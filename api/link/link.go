@@ -1,0 +1,120 @@
+// Package link holds the messages between the hub's gateway and a cluster's
+// agent. They travel as JSON over HTTPS connections that the agent opens.
+package link
+
+import (
+	"time"
+
+	"headwater.dev/api/resource"
+)
+
+// Paths below the hub's URL.
+const (
+	PathToken    = "/agents/v1/token"
+	PathDesired  = "/agents/v1/desired"
+	PathObserved = "/agents/v1/observed"
+)
+
+// ClientAssertionType is the form value of client_assertion_type.
+const ClientAssertionType = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"
+
+// PingEvery is how often a silent stream carries a Ping.
+const PingEvery = 20 * time.Second
+
+// Limits that both ends hold.
+const (
+	// MaxReportBytes bounds the body of a Report.
+	MaxReportBytes = 4 << 20
+	// MaxItems bounds the items of a Report or a Desired.
+	MaxItems = 1000
+)
+
+// Token is the answer of PathToken.
+type Token struct {
+	AccessToken string `json:"access_token"`
+	TokenType   string `json:"token_type"`
+	// ExpiresIn is in seconds.
+	ExpiresIn int64 `json:"expires_in"`
+}
+
+// Message is one line of the stream of PathDesired: exactly one field is set.
+type Message struct {
+	Desired *Desired `json:"desired,omitempty"`
+	Ping    *Ping    `json:"ping,omitempty"`
+}
+
+// Ping keeps a stream open through proxies.
+type Ping struct {
+	Time time.Time `json:"time"`
+}
+
+// Desired is everything the hub wants of one cluster at a revision. It is
+// always complete. Nothing is removed from a cluster because it is absent
+// here: a removal is an item with Delete set, until the agent reports it done.
+type Desired struct {
+	// Cluster is the ARM id of the cluster.
+	Cluster  string `json:"cluster"`
+	Revision int64  `json:"revision"`
+	Items    []Item `json:"items"`
+}
+
+// Item is one resource of a cluster. Exactly one of Extension and
+// Configuration is set.
+type Item struct {
+	// ID is the ARM id of the resource.
+	ID            string `json:"id"`
+	Name          string `json:"name"`
+	Generation    int64  `json:"generation"`
+	OperationID   string `json:"operationId,omitempty"`
+	CorrelationID string `json:"correlationId,omitempty"`
+	Delete        bool   `json:"delete,omitempty"`
+
+	Extension     *resource.ExtensionProperties         `json:"extension,omitempty"`
+	Configuration *resource.FluxConfigurationProperties `json:"configuration,omitempty"`
+
+	// ProtectedVersion names the protected settings that belong to this
+	// generation: empty for none; the same as before means keep what is there.
+	ProtectedVersion string `json:"protectedVersion,omitempty"`
+	// Sealed is an age file for the cluster's RSA key that holds the protected
+	// settings as a JSON object of strings. It is sent until the version is
+	// acknowledged or the vault has forgotten it.
+	Sealed []byte `json:"sealed,omitempty"`
+}
+
+// Report is the body of PathObserved.
+type Report struct {
+	// Session is a random id of the agent process.
+	Session string `json:"session"`
+	// Sequence grows with every report of a session; an older one is refused.
+	Sequence  int64      `json:"sequence"`
+	Heartbeat *Heartbeat `json:"heartbeat,omitempty"`
+	Items     []Observed `json:"items,omitempty"`
+}
+
+// Heartbeat is what the agent knows of its cluster.
+type Heartbeat struct {
+	KubernetesVersion string `json:"kubernetesVersion,omitempty"`
+	TotalNodeCount    int    `json:"totalNodeCount"`
+	TotalCoreCount    int    `json:"totalCoreCount"`
+	AgentVersion      string `json:"agentVersion,omitempty"`
+	Distribution      string `json:"distribution,omitempty"`
+	Infrastructure    string `json:"infrastructure,omitempty"`
+}
+
+// Observed is the state of one item in the cluster.
+type Observed struct {
+	// ID is the ARM id of the resource.
+	ID string `json:"id"`
+	// Generation of the item that this speaks of.
+	Generation int64 `json:"generation"`
+	// ProtectedVersion acknowledges protected settings that are now safe in
+	// the cluster.
+	ProtectedVersion string `json:"protectedVersion,omitempty"`
+	// Deleted says that an item with Delete set is gone.
+	Deleted bool `json:"deleted,omitempty"`
+
+	// AcceptedGeneration, AcceptedAt and status of the resource; exactly one
+	// is set unless Deleted is.
+	Extension     *resource.ExtensionObserved         `json:"extension,omitempty"`
+	Configuration *resource.FluxConfigurationObserved `json:"configuration,omitempty"`
+}

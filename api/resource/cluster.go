@@ -1,0 +1,74 @@
+package resource
+
+import "time"
+
+// Connectivity states of a connected cluster.
+const (
+	Connecting        = "Connecting"
+	Connected         = "Connected"
+	Offline           = "Offline"
+	Expired           = "Expired"
+	AgentNotInstalled = "AgentNotInstalled"
+)
+
+// OfflineAfter is how long a cluster may be silent and still count as
+// connected.
+const OfflineAfter = 15 * time.Minute
+
+// ClusterProperties is what a user says of a connected or managed cluster.
+type ClusterProperties struct {
+	// AgentPublicKeyCertificate is the base64 of a PKCS#1 DER RSA public key.
+	// The private half never leaves the cluster.
+	AgentPublicKeyCertificate string `json:"agentPublicKeyCertificate"`
+	Distribution              string `json:"distribution,omitempty"`
+	DistributionVersion       string `json:"distributionVersion,omitempty"`
+	Infrastructure            string `json:"infrastructure,omitempty"`
+	AzureHybridBenefit        string `json:"azureHybridBenefit,omitempty"`
+	PrivateLinkState          string `json:"privateLinkState,omitempty"`
+	// KubernetesVersion is given for managed clusters only; a connected
+	// cluster's agent reports its own.
+	KubernetesVersion string `json:"kubernetesVersion,omitempty"`
+}
+
+// ClusterObserved is what the agent reports of its cluster.
+type ClusterObserved struct {
+	KubernetesVersion    string     `json:"kubernetesVersion,omitempty"`
+	TotalNodeCount       int        `json:"totalNodeCount"`
+	TotalCoreCount       int        `json:"totalCoreCount"`
+	AgentVersion         string     `json:"agentVersion,omitempty"`
+	Distribution         string     `json:"distribution,omitempty"`
+	Infrastructure       string     `json:"infrastructure,omitempty"`
+	LastConnectivityTime *time.Time `json:"lastConnectivityTime,omitempty"`
+}
+
+// Connectivity derives the connectivity status at now.
+func Connectivity(o ClusterObserved, now time.Time) string {
+	if o.LastConnectivityTime == nil {
+		return Connecting
+	}
+	if now.Sub(*o.LastConnectivityTime) > OfflineAfter {
+		return Offline
+	}
+	return Connected
+}
+
+// ResourceGroupProperties is empty: a group has tags and a location only.
+type ResourceGroupProperties struct{}
+
+// Operation is the record of a long-running operation. Its status is derived
+// from the resource, see Progress.
+type Operation struct {
+	ID         string    `json:"id"`
+	Name       string    `json:"name"`
+	ResourceID string    `json:"resourceId"`
+	Generation int64     `json:"generation"`
+	Verb       string    `json:"verb"`
+	StartTime  time.Time `json:"startTime"`
+}
+
+// Verbs of Operation.
+const (
+	VerbCreate = "create"
+	VerbUpdate = "update"
+	VerbDelete = "delete"
+)

@@ -1,0 +1,57 @@
+package resource
+
+import (
+	"testing"
+	"time"
+)
+
+func TestProgressState(t *testing.T) {
+	now := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
+	refused := &ErrorDetail{Code: "Refused", Message: "no"}
+	cases := map[string]struct {
+		why  string
+		in   Progress
+		want string
+		code string
+	}{
+		"created":         {"nobody has taken generation 1", Progress{Generation: 1, UpdatedAt: now}, Creating, ""},
+		"updated":         {"an older generation was taken", Progress{Generation: 3, AcceptedGeneration: 2, UpdatedAt: now}, Updating, ""},
+		"taken":           {"acceptance ends the change", Progress{Generation: 3, AcceptedGeneration: 3, UpdatedAt: now}, Succeeded, ""},
+		"refused":         {"the agent said no", Progress{Generation: 3, AcceptedGeneration: 3, Error: refused, UpdatedAt: now}, Failed, "Refused"},
+		"old refusal":     {"a new generation forgets it", Progress{Generation: 4, AcceptedGeneration: 3, Error: refused, UpdatedAt: now}, Updating, ""},
+		"edge of 48 h":    {"still patient", Progress{Generation: 1, UpdatedAt: now.Add(-AgentPatience)}, Creating, ""},
+		"past 48 h":       {"patience is over", Progress{Generation: 1, UpdatedAt: now.Add(-AgentPatience - 1)}, Failed, CodeAgentTimeout},
+		"deleting":        {"the record goes when done", Progress{Generation: 2, AcceptedGeneration: 2, Deleting: true, UpdatedAt: now}, Deleting, ""},
+		"delete refused":  {"the agent could not", Progress{Generation: 2, AcceptedGeneration: 2, Deleting: true, Error: refused, UpdatedAt: now}, Failed, "Refused"},
+		"waiting":         {"not compliant yet", Progress{Generation: 1, AcceptedGeneration: 1, Wait: true, WaitUntil: now.Add(1), UpdatedAt: now}, Creating, ""},
+		"waited":          {"compliant", Progress{Generation: 1, AcceptedGeneration: 1, Wait: true, Settled: true, UpdatedAt: now}, Succeeded, ""},
+		"waited too long": {"time is up", Progress{Generation: 1, AcceptedGeneration: 1, Wait: true, WaitUntil: now.Add(-1), UpdatedAt: now}, Failed, "ReconciliationTimeout"},
+	}
+	for name, c := range cases {
+		t.Run(name, func(t *testing.T) {
+			state, err := c.in.State(now)
+			code := ""
+			if err != nil {
+				code = err.Code
+			}
+			if state != c.want || code != c.code {
+				t.Errorf("%s: got %s %q, want %s %q", c.why, state, code, c.want, c.code)
+			}
+		})
+	}
+}
+
+func TestConnectivity(t *testing.T) {
+	now := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
+	at := func(d time.Duration) ClusterObserved {
+		v := now.Add(-d)
+		return ClusterObserved{LastConnectivityTime: &v}
+	}
+	for want, o := range map[string]ClusterObserved{
+		Connecting: {}, Connected: at(OfflineAfter), Offline: at(OfflineAfter + 1),
+	} {
+		if got := Connectivity(o, now); got != want {
+			t.Errorf("got %s, want %s", got, want)
+		}
+	}
+}
