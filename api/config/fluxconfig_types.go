@@ -1,0 +1,355 @@
+package config
+
+import (
+	"github.com/fluxcd/pkg/apis/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+)
+
+// FluxConfigSpec is the desired state of a configuration.
+type FluxConfigSpec struct {
+	// CorrelationID of the request that made the newest change.
+	// +optional
+	CorrelationID string `json:"correlationId,omitempty"`
+	// OperationID of the newest change.
+	// +optional
+	OperationID string `json:"operationId,omitempty"`
+	// Scope of the rights of flux-applier.
+	// +kubebuilder:validation:Enum=cluster;namespace
+	// +kubebuilder:default=cluster
+	Scope string `json:"scope"`
+	// SoftDelete keeps what the configuration applied when it is deleted.
+	// +optional
+	SoftDelete bool `json:"softDelete,omitempty"`
+	// SourceKind says which of the sources below is used.
+	// +kubebuilder:validation:Enum=GitRepository;Bucket;AzureBlob;OCIRepository
+	SourceKind string `json:"sourceKind"`
+	// Suspend stops the source and all Kustomizations.
+	// +optional
+	Suspend bool `json:"suspend,omitempty"`
+
+	// +optional
+	GitRepository *GitRepository `json:"gitRepository,omitempty"`
+	// +optional
+	Bucket *Bucket `json:"bucket,omitempty"`
+	// +optional
+	AzureBlob *AzureBlob `json:"azureBlob,omitempty"`
+	// +optional
+	OCIRepository *OCIRepository `json:"ociRepository,omitempty"`
+
+	// Kustomizations to make of the source.
+	// +optional
+	// +listType=map
+	// +listMapKey=name
+	Kustomizations []Kustomization `json:"kustomizations,omitempty"`
+
+	// ProtectedParametersSecretRef names the Secret with the protected settings.
+	// +optional
+	ProtectedParametersSecretRef *meta.LocalObjectReference `json:"protectedParametersSecretRef,omitempty"`
+}
+
+// GitRepository is a Git source.
+type GitRepository struct {
+	URL string `json:"url"`
+	// +optional
+	Ref *GitReference `json:"ref,omitempty"`
+	// SyncInterval, for example 10m0s.
+	SyncInterval metav1.Duration `json:"syncInterval"`
+	Timeout      metav1.Duration `json:"timeout"`
+	// HTTPSUser for HTTPS basic authentication.
+	// +optional
+	HTTPSUser string `json:"httpsUser,omitempty"`
+	// HTTPSCACert is base64 of PEM.
+	// +optional
+	HTTPSCACert string `json:"httpsCACert,omitempty"`
+	// SSHKnownHosts is base64 of known_hosts lines.
+	// +optional
+	SSHKnownHosts string `json:"sshKnownHosts,omitempty"`
+	// LocalAuthRef names a Secret in the configuration's namespace.
+	// +optional
+	LocalAuthRef string `json:"localAuthRef,omitempty"`
+	// Provider of credentials: Generic, Azure or GitHub.
+	// +optional
+	Provider string `json:"provider,omitempty"`
+}
+
+// GitReference is what to follow; precedence commit, semver, tag, branch.
+type GitReference struct {
+	// +optional
+	Branch string `json:"branch,omitempty"`
+	// +optional
+	Tag string `json:"tag,omitempty"`
+	// +optional
+	Semver string `json:"semver,omitempty"`
+	// +optional
+	Commit string `json:"commit,omitempty"`
+}
+
+// Bucket is an S3-compatible source.
+type Bucket struct {
+	URL        string `json:"url"`
+	BucketName string `json:"bucketName"`
+	// +optional
+	Insecure     bool            `json:"insecure,omitempty"`
+	SyncInterval metav1.Duration `json:"syncInterval"`
+	Timeout      metav1.Duration `json:"timeout"`
+	// AccessKey is the public half; the secret key is a protected setting.
+	// +optional
+	AccessKey string `json:"accessKey,omitempty"`
+	// +optional
+	LocalAuthRef string `json:"localAuthRef,omitempty"`
+}
+
+// AzureBlob is a blob container source.
+type AzureBlob struct {
+	URL           string          `json:"url"`
+	ContainerName string          `json:"containerName"`
+	SyncInterval  metav1.Duration `json:"syncInterval"`
+	Timeout       metav1.Duration `json:"timeout"`
+	// +optional
+	ServicePrincipal *ServicePrincipal `json:"servicePrincipal,omitempty"`
+	// ManagedIdentityClientID selects a managed identity.
+	// +optional
+	ManagedIdentityClientID string `json:"managedIdentityClientId,omitempty"`
+	// +optional
+	LocalAuthRef string `json:"localAuthRef,omitempty"`
+}
+
+// ServicePrincipal authenticates against blob storage.
+type ServicePrincipal struct {
+	ClientID string `json:"clientId"`
+	TenantID string `json:"tenantId"`
+	// +optional
+	ClientCertificateSendChain bool `json:"clientCertificateSendChain,omitempty"`
+}
+
+// OCIRepository is an OCI artifact source.
+type OCIRepository struct {
+	URL string `json:"url"`
+	// +optional
+	Ref *OCIReference `json:"ref,omitempty"`
+	// +optional
+	LayerSelector *LayerSelector `json:"layerSelector,omitempty"`
+	// +optional
+	Verify *Verify `json:"verify,omitempty"`
+	// +optional
+	Insecure bool `json:"insecure,omitempty"`
+	// +optional
+	UseWorkloadIdentity bool `json:"useWorkloadIdentity,omitempty"`
+	// +optional
+	ServiceAccountName string          `json:"serviceAccountName,omitempty"`
+	SyncInterval       metav1.Duration `json:"syncInterval"`
+	Timeout            metav1.Duration `json:"timeout"`
+	// TLS says that client certificate, key or CA are protected settings.
+	// +optional
+	TLS bool `json:"tls,omitempty"`
+	// +optional
+	LocalAuthRef string `json:"localAuthRef,omitempty"`
+}
+
+// OCIReference is what to follow; precedence digest, semver, tag.
+type OCIReference struct {
+	// +optional
+	Tag string `json:"tag,omitempty"`
+	// +optional
+	Semver string `json:"semver,omitempty"`
+	// +optional
+	Digest string `json:"digest,omitempty"`
+}
+
+// LayerSelector picks a layer.
+type LayerSelector struct {
+	// +optional
+	MediaType string `json:"mediaType,omitempty"`
+	// +optional
+	Operation string `json:"operation,omitempty"`
+}
+
+// Verify asks for signature verification.
+type Verify struct {
+	Provider string `json:"provider"`
+	// +optional
+	Config map[string]string `json:"config,omitempty"`
+	// +optional
+	MatchOIDCIdentity []OIDCIdentity `json:"matchOIDCIdentity,omitempty"`
+}
+
+// OIDCIdentity is an accepted keyless signer.
+type OIDCIdentity struct {
+	Issuer  string `json:"issuer"`
+	Subject string `json:"subject"`
+}
+
+// Kustomization is one path of the source.
+type Kustomization struct {
+	Name string `json:"name"`
+	// +optional
+	Path string `json:"path,omitempty"`
+	// DependsOn names other entries, plain or prefixed by the configuration.
+	// +optional
+	DependsOn    []string        `json:"dependsOn,omitempty"`
+	Timeout      metav1.Duration `json:"timeout"`
+	SyncInterval metav1.Duration `json:"syncInterval"`
+	// RetryInterval defaults to the sync interval.
+	// +optional
+	RetryInterval *metav1.Duration `json:"retryInterval,omitempty"`
+	// +optional
+	Prune bool `json:"prune,omitempty"`
+	// +optional
+	Force bool `json:"force,omitempty"`
+	// +kubebuilder:default=true
+	Wait bool `json:"wait"`
+	// +optional
+	PostBuild *PostBuild `json:"postBuild,omitempty"`
+}
+
+// PostBuild is variable substitution after the build.
+type PostBuild struct {
+	// +optional
+	Substitute map[string]string `json:"substitute,omitempty"`
+	// +optional
+	SubstituteFrom []SubstituteFrom `json:"substituteFrom,omitempty"`
+}
+
+// SubstituteFrom is a ConfigMap or Secret with variables.
+type SubstituteFrom struct {
+	// +kubebuilder:validation:Enum=ConfigMap;Secret
+	Kind string `json:"kind"`
+	Name string `json:"name"`
+	// +optional
+	Optional bool `json:"optional,omitempty"`
+}
+
+// FluxConfigStatus is the observed state of a configuration.
+type FluxConfigStatus struct {
+	// ProvisioningState: Creating, Updating, Deleting, Succeeded or Failed.
+	// +optional
+	ProvisioningState string `json:"provisioningState,omitempty"`
+	// Message says why ProvisioningState is Failed.
+	// +optional
+	Message string `json:"message,omitempty"`
+	// +optional
+	ObservedGeneration int64 `json:"observedGeneration,omitempty"`
+	// ComplianceState of the whole.
+	// +optional
+	ComplianceState string `json:"complianceState,omitempty"`
+	// +optional
+	LastConfigUpdateTime *metav1.Time `json:"lastConfigUpdateTime,omitempty"`
+	// +optional
+	LastSourceSyncedTime *metav1.Time `json:"lastSourceSyncedTime,omitempty"`
+	// LastSyncedCommit is the source's artifact revision.
+	// +optional
+	LastSyncedCommit string `json:"lastSyncedCommit,omitempty"`
+	// +optional
+	LastSucceededGeneration int64 `json:"lastSucceededGeneration,omitempty"`
+	// +optional
+	LastSucceededKustomizations []string `json:"lastSucceededKustomizations,omitempty"`
+	// RepositoryPublicKey is the public half of the generated SSH key.
+	// +optional
+	RepositoryPublicKey string `json:"repositoryPublicKey,omitempty"`
+	// +optional
+	DataplaneStatus *DataplaneStatus `json:"dataplaneStatus,omitempty"`
+	// +optional
+	ManagedStatuses *ManagedStatuses `json:"managedStatuses,omitempty"`
+	// LastHandledReconcileAt echoes reconcile.fluxcd.io/requestedAt.
+	meta.ReconcileRequestStatus `json:",inline"`
+}
+
+// DataplaneStatus says whether the hub knows the status.
+type DataplaneStatus struct {
+	IsSyncedWithAzure bool `json:"isSyncedWithAzure"`
+	// +optional
+	LastSyncedTime *metav1.Time `json:"lastSyncedTime,omitempty"`
+}
+
+// ManagedStatuses are the states of the generated objects and of what they
+// applied.
+type ManagedStatuses struct {
+	// +optional
+	GitRepository *ManagedStatus `json:"gitRepository,omitempty"`
+	// +optional
+	Bucket *ManagedStatus `json:"bucket,omitempty"`
+	// +optional
+	OCIRepository *ManagedStatus `json:"ociRepository,omitempty"`
+	// Kustomizations by "namespace/name".
+	// +optional
+	Kustomizations map[string]KustomizationStatus `json:"kustomizations,omitempty"`
+}
+
+// ManagedStatus is the state of one object.
+type ManagedStatus struct {
+	ComplianceState string `json:"complianceState"`
+	// +optional
+	Conditions []metav1.Condition `json:"conditions,omitempty"`
+	// +optional
+	Message string `json:"message,omitempty"`
+	// HelmReleaseProperties is set for HelmReleases.
+	// +optional
+	HelmReleaseProperties *HelmReleaseProperties `json:"helmReleaseProperties,omitempty"`
+}
+
+// KustomizationStatus is the state of a Kustomization and of the Flux objects
+// that it applied.
+type KustomizationStatus struct {
+	ManagedStatus `json:",inline"`
+	// +optional
+	ChildStatuses *ChildStatuses `json:"childStatuses,omitempty"`
+}
+
+// ChildStatuses by kind and "namespace/name".
+type ChildStatuses struct {
+	// +optional
+	Bucket map[string]ManagedStatus `json:"bucket,omitempty"`
+	// +optional
+	GitRepository map[string]ManagedStatus `json:"gitRepository,omitempty"`
+	// +optional
+	HelmChart map[string]ManagedStatus `json:"helmChart,omitempty"`
+	// +optional
+	HelmRelease map[string]ManagedStatus `json:"helmRelease,omitempty"`
+	// +optional
+	HelmRepository map[string]ManagedStatus `json:"helmRepository,omitempty"`
+	// +optional
+	OCIRepository map[string]ManagedStatus `json:"ociRepository,omitempty"`
+	// +optional
+	Kustomization map[string]ManagedStatus `json:"kustomization,omitempty"`
+}
+
+// HelmReleaseProperties are facts of a HelmRelease.
+type HelmReleaseProperties struct {
+	// +optional
+	LastRevisionApplied int64 `json:"lastRevisionApplied,omitempty"`
+	// +optional
+	HelmChartRef *meta.NamespacedObjectReference `json:"helmChartRef,omitempty"`
+	// +optional
+	FailureCount int64 `json:"failureCount,omitempty"`
+	// +optional
+	InstallFailureCount int64 `json:"installFailureCount,omitempty"`
+	// +optional
+	UpgradeFailureCount int64 `json:"upgradeFailureCount,omitempty"`
+}
+
+// FluxConfig is a fluxConfiguration in its cluster.
+//
+// +kubebuilder:object:root=true
+// +kubebuilder:subresource:status
+// +kubebuilder:resource:shortName=fc,scope=Namespaced
+// +kubebuilder:printcolumn:name="SCOPE",type=string,JSONPath=`.spec.scope`
+// +kubebuilder:printcolumn:name="URL",type=string,JSONPath=`.spec.gitRepository.url`
+// +kubebuilder:printcolumn:name="COMPLIANCE",type=string,JSONPath=`.status.complianceState`
+// +kubebuilder:printcolumn:name="PROVISION",type=string,JSONPath=`.status.provisioningState`
+// +kubebuilder:printcolumn:name="AGE",type=date,JSONPath=`.metadata.creationTimestamp`
+type FluxConfig struct {
+	metav1.TypeMeta   `json:",inline"`
+	metav1.ObjectMeta `json:"metadata,omitempty"`
+
+	Spec   FluxConfigSpec   `json:"spec,omitempty"`
+	Status FluxConfigStatus `json:"status,omitempty"`
+}
+
+// FluxConfigList is a list of FluxConfig.
+//
+// +kubebuilder:object:root=true
+type FluxConfigList struct {
+	metav1.TypeMeta `json:",inline"`
+	metav1.ListMeta `json:"metadata,omitempty"`
+	Items           []FluxConfig `json:"items"`
+}
