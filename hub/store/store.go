@@ -41,8 +41,9 @@
 //     future (the store was restored from a backup), it is ErrCompacted: list
 //     again.
 //  12. A watch ends by closing its channel. Unless its context ended, the last
-//     event then carries only Err: ErrSlow when the reader left too many events
-//     waiting, ErrCompacted, or what broke. A slow reader never slows a writer.
+//     event then carries only Err: ErrSlow when the reader left an event waiting
+//     for longer than WatchPatience, ErrCompacted, or what broke. A slow reader
+//     never slows a writer.
 package store
 
 import (
@@ -65,8 +66,11 @@ const (
 	// DefaultLimit is the size of a page when List.Limit is zero, and the
 	// largest that a page can be.
 	DefaultLimit = 1000
-	// WatchBuffer is how many events may wait for the reader of a watch.
-	WatchBuffer = 1024
+	// WatchBuffer is how many events are handed out ahead of a watch's reader.
+	WatchBuffer = 256
+	// WatchPatience is how long the next event after those may wait for the
+	// reader before the watch ends with ErrSlow.
+	WatchPatience = 10 * time.Second
 )
 
 // Errors of the store; implementations wrap them with the key in question.
