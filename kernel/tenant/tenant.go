@@ -1,0 +1,134 @@
+// Package tenant gives access to the API server in the name of a tenant.
+//
+// Everything done for a tenant is done as that tenant: each Access sends the
+// tenant's service account as the impersonated user with every request. All of
+// them share one connection pool, one REST mapper and one discovery cache, so
+// that a further tenant costs a header and no connection.
+package tenant
+
+import (
+	"errors"
+	"fmt"
+	"net/http"
+	"sync"
+
+	"k8s.io/apimachinery/pkg/api/meta"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/client-go/discovery"
+	"k8s.io/client-go/discovery/cached/memory"
+	"k8s.io/client-go/dynamic"
+	"k8s.io/client-go/metadata"
+	"k8s.io/client-go/rest"
+	"k8s.io/client-go/transport"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+)
+
+// ErrNoIdentity is returned for an identity without a service account: the
+// controller's own rights are never a fallback.
+var ErrNoIdentity = errors.New("no service account to act as: set spec.serviceAccountName or the controller's default service account")
+
+// Identity is a service account that is acted as.
+type Identity struct {
+	Namespace      string
+	ServiceAccount string
+}
+
+// Username is the user name of the service account.
+func (i Identity) Username() string {
+	return "system:serviceaccount:" + i.Namespace + ":" + i.ServiceAccount
+}
+
+// Access reaches the API server as one identity. It is safe for concurrent
+// use and holds no cache of objects.
+type Access struct {
+	// Config impersonates too, for libraries that make their own clients; they
+	// share connections with all others.
+	Config *rest.Config
+	// HTTP sends requests as the identity.
+	HTTP      *http.Client
+	Client    client.Client
+	Dynamic   dynamic.Interface
+	Metadata  metadata.Interface
+	Mapper    meta.RESTMapper
+	Discovery discovery.CachedDiscoveryInterface
+}
+
+// Clients makes an Access per identity and keeps it.
+type Clients struct {
+	config    *rest.Config
+	base      http.RoundTripper
+	scheme    *runtime.Scheme
+	mapper    meta.RESTMapper
+	discovery discovery.CachedDiscoveryInterface
+
+	mu   sync.Mutex
+	made map[Identity]*Access
+}
+
+// New returns Clients over the controller's own configuration.
+func New(config *rest.Config, scheme *runtime.Scheme, mapper meta.RESTMapper) (*Clients, error) {
+	config = rest.CopyConfig(config)
+	config.QPS = -1 // API Priority and Fairness limits us, fairly and at the right place
+	base, err := rest.TransportFor(config)
+	if err != nil {
+		return nil, fmt.Errorf("open transport to the API server: %w", err)
+	}
+	d, err := discovery.NewDiscoveryClientForConfigAndClient(config, &http.Client{Transport: base})
+	if err != nil {
+		return nil, fmt.Errorf("make discovery client: %w", err)
+	}
+	return &Clients{
+		config: config, base: base, scheme: scheme, mapper: mapper,
+		discovery: memory.NewMemCacheClient(d),
+		made:      map[Identity]*Access{},
+	}, nil
+}
+
+// As returns the access of a service account. An empty namespace or name is
+// ErrNoIdentity.
+func (c *Clients) As(id Identity) (*Access, error) {
+	if id.Namespace == "" || id.ServiceAccount == "" {
+		return nil, ErrNoIdentity
+	}
+	return c.access(id)
+}
+
+// Own returns the controller's own access: for its own objects, and for
+// everything when multi-tenancy is turned off.
+func (c *Clients) Own() (*Access, error) { return c.access(Identity{}) }
+
+func (c *Clients) access(id Identity) (*Access, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if a, ok := c.made[id]; ok {
+		return a, nil
+	}
+	a, err := c.open(id)
+	if err != nil {
+		return nil, err
+	}
+	c.made[id] = a
+	return a, nil
+}
+
+func (c *Clients) open(id Identity) (*Access, error) {
+	config := rest.CopyConfig(c.config)
+	rt := c.base
+	if id != (Identity{}) {
+		user := id.Username()
+		config.Impersonate = rest.ImpersonationConfig{UserName: user}
+		rt = transport.NewImpersonatingRoundTripper(transport.ImpersonationConfig{UserName: user}, rt)
+	}
+	a := &Access{Config: config, HTTP: &http.Client{Transport: rt}, Mapper: c.mapper, Discovery: c.discovery}
+	var err error
+	if a.Client, err = client.New(c.config, client.Options{HTTPClient: a.HTTP, Scheme: c.scheme, Mapper: c.mapper}); err != nil {
+		return nil, fmt.Errorf("make client of %s: %w", id.Username(), err)
+	}
+	if a.Dynamic, err = dynamic.NewForConfigAndClient(c.config, a.HTTP); err != nil {
+		return nil, fmt.Errorf("make dynamic client of %s: %w", id.Username(), err)
+	}
+	if a.Metadata, err = metadata.NewForConfigAndClient(c.config, a.HTTP); err != nil {
+		return nil, fmt.Errorf("make metadata client of %s: %w", id.Username(), err)
+	}
+	return a, nil
+}
