@@ -15,6 +15,9 @@ import (
 	"headwater.dev/hub/store"
 )
 
+// first is the revision of an empty store.
+const first = 1
+
 // Store keeps all records, and every change of them since the last Compact, in
 // memory. The zero value is not usable; see New.
 type Store struct {
@@ -51,8 +54,8 @@ func WithPatience(d time.Duration) Option { return func(s *Store) { s.patience =
 func New(options ...Option) *Store {
 	s := &Store{
 		patience:  store.WatchPatience,
-		revision:  1,
-		compacted: 1,
+		revision:  first,
+		compacted: first,
 		entries:   map[string]*entry{},
 		changed:   make(chan struct{}),
 	}
@@ -239,6 +242,7 @@ func (s *Store) Watch(ctx context.Context, prefix string, from int64) (<-chan st
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
+	from = max(from, first)
 	if _, _, err := s.after(from); err != nil {
 		return nil, fmt.Errorf("watch %s from revision %d: %w", prefix, from, err)
 	}
