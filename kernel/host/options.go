@@ -1,0 +1,98 @@
+package host
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/spf13/pflag"
+)
+
+// Options of the process that runs the loops. Flags carry the names that users
+// of Flux know; the environment gives defaults where a supervisor has to choose
+// addresses.
+type Options struct {
+	Kubeconfig string
+	// Namespace that the process runs in: leases live there.
+	Namespace          string
+	WatchAllNamespaces bool
+	WatchLabelSelector string
+
+	MetricsAddr, HealthAddr string
+	LeaderElection          bool
+	LogLevel                string
+
+	// NoCrossNamespaceRefs refuses references to sources and other objects in
+	// another namespace; DefaultServiceAccount is who acts for an object that
+	// names nobody; NoRemoteBases refuses bases that a build would fetch.
+	NoCrossNamespaceRefs  bool
+	DefaultServiceAccount string
+	NoRemoteBases         bool
+
+	// Concurrent is the number of workers of each kind. Workers never wait, so
+	// it bounds CPU use, not the number of objects in progress.
+	Concurrent        int
+	RequeueDependency time.Duration
+	MinRetryDelay     time.Duration
+	MaxRetryDelay     time.Duration
+
+	StoragePath, StorageAddr, StorageAdvAddr string
+	ArtifactRetentionTTL                     time.Duration
+	ArtifactRetentionRecords                 int
+
+	// EventsAddr is the notification controller's address; empty for none.
+	EventsAddr string
+}
+
+// BindFlags adds the options to a flag set.
+func (o *Options) BindFlags(f *pflag.FlagSet) {
+	f.StringVar(&o.Kubeconfig, "kubeconfig", os.Getenv("KUBECONFIG"), "Kubeconfig of the cluster; in a pod its service account is used.")
+	f.StringVar(&o.Namespace, "runtime-namespace", env("POD_NAMESPACE", env("RUNTIME_NAMESPACE", "flux-system")), "Namespace that the process runs in.")
+	f.BoolVar(&o.WatchAllNamespaces, "watch-all-namespaces", true, "Watch objects in all namespaces, not only in the process's own.")
+	f.StringVar(&o.WatchLabelSelector, "watch-label-selector", "", "Watch only objects with matching labels.")
+	f.StringVar(&o.MetricsAddr, "metrics-addr", env("METRICS_ADDR", ":8080"), "Address of the metrics endpoint; 0 turns it off.")
+	f.StringVar(&o.HealthAddr, "health-addr", env("HEALTH_ADDR", ":9440"), "Address of the health endpoint.")
+	f.BoolVar(&o.LeaderElection, "enable-leader-election", false, "Let only one of several processes work.")
+	f.StringVar(&o.LogLevel, "log-level", env("LOG_LEVEL", "info"), "Log level: debug, info or error.")
+	f.BoolVar(&o.NoCrossNamespaceRefs, "no-cross-namespace-refs", true, "Refuse references to objects in another namespace.")
+	f.StringVar(&o.DefaultServiceAccount, "default-service-account", "flux-applier", "Service account to act as for objects that name none.")
+	f.BoolVar(&o.NoRemoteBases, "no-remote-bases", true, "Refuse Kustomize bases from outside the artifact.")
+	f.IntVar(&o.Concurrent, "concurrent", 8, "Workers of each kind.")
+	f.DurationVar(&o.RequeueDependency, "requeue-dependency", 30*time.Second, "Longest time until a dependency is looked at again, should its watch fail.")
+	f.DurationVar(&o.MinRetryDelay, "min-retry-delay", 750*time.Millisecond, "First delay after a failure.")
+	f.DurationVar(&o.MaxRetryDelay, "max-retry-delay", 15*time.Minute, "Longest delay after failures.")
+	f.StringVar(&o.StoragePath, "storage-path", env("STORAGE_PATH", filepath.Join(os.TempDir(), "headwater-storage")), "Directory of artifacts and repository mirrors.")
+	f.StringVar(&o.StorageAddr, "storage-addr", env("STORAGE_ADDR", ":9090"), "Address that artifacts are served on.")
+	f.StringVar(&o.StorageAdvAddr, "storage-adv-addr", env("STORAGE_ADV_ADDR", ""), "Host, or host:port, of artifact URLs.")
+	f.DurationVar(&o.ArtifactRetentionTTL, "artifact-retention-ttl", time.Minute, "How long a replaced artifact stays available.")
+	f.IntVar(&o.ArtifactRetentionRecords, "artifact-retention-records", 2, "How many artifacts of a source are kept at most.")
+	f.StringVar(&o.EventsAddr, "events-addr", "", "Address of the notification controller's event receiver.")
+}
+
+func (o *Options) validate() error {
+	if o.NoCrossNamespaceRefs && o.DefaultServiceAccount == "" {
+		return errors.New("--no-cross-namespace-refs needs --default-service-account: without one, objects that name no service account would act as the controller")
+	}
+	if o.Concurrent < 1 {
+		return errors.New("--concurrent must be at least 1")
+	}
+	return nil
+}
+
+// advertised is the host that artifact URLs name: upstream's service unless
+// told otherwise.
+func (o *Options) advertised() string {
+	if o.StorageAdvAddr != "" {
+		return o.StorageAdvAddr
+	}
+	return "source-controller." + o.Namespace + ".svc.cluster.local."
+}
+
+func env(name, otherwise string) string {
+	if v := strings.TrimSpace(os.Getenv(name)); v != "" {
+		return v
+	}
+	return otherwise
+}
