@@ -4,4 +4,5 @@
 //
 // +kubebuilder:object:generate=true
 // +groupName=clusterconfig.azure.com
+// +versionName=v1alpha1
 package config
