@@ -1,0 +1,176 @@
+package vault
+
+import (
+	"context"
+	"encoding/base64"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"gocloud.dev/secrets"
+	"gocloud.dev/secrets/localsecrets"
+
+	"headwater.dev/hub/store"
+)
+
+// keeper wraps and unwraps with one of the hub's keys.
+type keeper interface {
+	Encrypt(ctx context.Context, plaintext []byte) ([]byte, error)
+	Decrypt(ctx context.Context, ciphertext []byte) ([]byte, error)
+}
+
+// errNoKey deliberately says nothing of what could not be opened.
+var errNoKey = errors.New("none of the hub's keys opens it: was the key file replaced?")
+
+// digestRecord holds the wrapped key of Digest.
+const digestRecord = "/vault-keys/digest"
+
+func openKeepers(ctx context.Context, c Config) ([]keeper, error) {
+	switch {
+	case (c.KeyFile == "") == (c.KeeperURL == ""):
+		return nil, errors.New("give either a key file or the URL of a key")
+	case c.KeeperURL == "":
+		return fileKeepers(c.KeyFile)
+	}
+	k, err := secrets.OpenKeeper(ctx, c.KeeperURL)
+	if err != nil {
+		// The URL itself may hold a key.
+		scheme, _, _ := strings.Cut(c.KeeperURL, ":")
+		return nil, fmt.Errorf("open the key service %q: the URL is malformed or this build has no driver for it", scheme)
+	}
+	return []keeper{k}, nil
+}
+
+// fileKeepers reads the key file, making it when missing.
+func fileKeepers(path string) ([]keeper, error) {
+	data, err := os.ReadFile(path)
+	if errors.Is(err, os.ErrNotExist) {
+		data, err = makeKeyFile(path)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read key file: %w", err)
+	}
+	var keepers []keeper
+	for n, line := range strings.Split(string(data), "\n") {
+		line = strings.TrimSpace(line)
+		if line == "" || strings.HasPrefix(line, "#") {
+			continue
+		}
+		k, err := localsecrets.Base64KeyStd(line)
+		if err != nil {
+			return nil, fmt.Errorf("key file %s: line %d is not the base64 of 32 bytes", path, n+1)
+		}
+		keepers = append(keepers, localsecrets.NewKeeper(k))
+	}
+	if len(keepers) == 0 {
+		return nil, fmt.Errorf("key file %s holds no key: remove it and a new one is made", path)
+	}
+	return keepers, nil
+}
+
+// makeKeyFile writes a fresh key. Of several processes that do so at once, one
+// wins and all read the winner's.
+func makeKeyFile(path string) ([]byte, error) {
+	key, err := localsecrets.NewRandomKey()
+	if err != nil {
+		return nil, fmt.Errorf("make a key: %w", err)
+	}
+	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+		return nil, err
+	}
+	temporary, err := os.CreateTemp(filepath.Dir(path), ".key-*") // mode 0600
+	if err != nil {
+		return nil, err
+	}
+	defer os.Remove(temporary.Name())
+	_, err = temporary.WriteString(base64.StdEncoding.EncodeToString(key[:]) + "\n")
+	err = errors.Join(err, temporary.Sync(), temporary.Close())
+	if err != nil {
+		return nil, err
+	}
+	if err := os.Link(temporary.Name(), path); err != nil && !errors.Is(err, os.ErrExist) {
+		return nil, err
+	}
+	return os.ReadFile(path)
+}
+
+// wrap encrypts with the first key.
+func (v *Vault) wrap(ctx context.Context, plain []byte) ([]byte, error) {
+	box, err := v.keepers[0].Encrypt(ctx, plain)
+	if err != nil {
+		return nil, fmt.Errorf("wrap with the hub's key: %w", err)
+	}
+	return box, nil
+}
+
+// unwrap decrypts with whichever key fits and tells whether that was the first.
+func (v *Vault) unwrap(ctx context.Context, box []byte) (plain []byte, newest bool, err error) {
+	for i, k := range v.keepers {
+		if plain, err := k.Decrypt(ctx, box); err == nil {
+			return plain, i == 0, nil
+		}
+	}
+	if ctx.Err() != nil {
+		return nil, false, ctx.Err()
+	}
+	return nil, false, errNoKey
+}
+
+// digestKey reads the key of Digest, which all replicas share, and makes it at
+// first. When the hub's keys no longer open it, a new one is made: every next
+// write of protected settings then counts as a change, and no harm is done.
+func (v *Vault) digestKey(ctx context.Context) ([]byte, error) {
+	for {
+		r, err := v.store.Get(ctx, digestRecord)
+		expect := r.Revision
+		var plain []byte
+		switch {
+		case errors.Is(err, store.ErrNotFound):
+			expect = 0
+		case err != nil:
+			return nil, err
+		default:
+			var box []byte
+			newest := false
+			if err := json.Unmarshal(r.Desired, &box); err == nil {
+				plain, newest, err = v.unwrap(ctx, box)
+				if err != nil && !errors.Is(err, errNoKey) {
+					return nil, err
+				}
+			}
+			if newest {
+				return plain, nil
+			}
+		}
+		if plain == nil {
+			fresh, err := localsecrets.NewRandomKey()
+			if err != nil {
+				return nil, fmt.Errorf("make the digest key: %w", err)
+			}
+			plain = fresh[:]
+		}
+		err = v.putDigestKey(ctx, plain, expect)
+		if err == nil {
+			return plain, nil
+		}
+		if !errors.Is(err, store.ErrExists) && !errors.Is(err, store.ErrConflict) {
+			return nil, err
+		}
+	}
+}
+
+func (v *Vault) putDigestKey(ctx context.Context, key []byte, expect int64) error {
+	box, err := v.wrap(ctx, key)
+	if err != nil {
+		return err
+	}
+	value, err := json.Marshal(box)
+	if err != nil {
+		return err
+	}
+	_, err = v.store.Put(ctx, store.Put{Key: digestRecord, Value: value, Expect: expect})
+	return err
+}
