@@ -1,0 +1,197 @@
+package git
+
+import (
+	"bytes"
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/url"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// newHTTPClient makes a client for one remote. Redirects are followed by
+// httpWire, under its own rules.
+func newHTTPClient(u *url.URL, c Credentials) (*http.Client, error) {
+	t := &http.Transport{
+		Proxy:                 http.ProxyFromEnvironment,
+		DialContext:           (&net.Dialer{Timeout: 15 * time.Second, KeepAlive: 30 * time.Second}).DialContext,
+		TLSHandshakeTimeout:   15 * time.Second,
+		MaxIdleConns:          2,
+		IdleConnTimeout:       30 * time.Second,
+		ForceAttemptHTTP2:     true,
+		ExpectContinueTimeout: time.Second,
+	}
+	if c.Proxy != nil {
+		t.Proxy = http.ProxyURL(c.Proxy)
+	}
+	if u.Scheme == "https" {
+		config := &tls.Config{MinVersion: tls.VersionTLS12}
+		if len(c.CA) > 0 {
+			config.RootCAs = x509.NewCertPool()
+			if !config.RootCAs.AppendCertsFromPEM(c.CA) {
+				return nil, fmt.Errorf("%w certificate authority: no PEM certificate found", ErrInvalid)
+			}
+		}
+		if len(c.ClientCert) > 0 || len(c.ClientKey) > 0 {
+			pair, err := tls.X509KeyPair(c.ClientCert, c.ClientKey)
+			if err != nil {
+				return nil, fmt.Errorf("%w client certificate: certificate and key do not form a pair", ErrInvalid)
+			}
+			config.Certificates = []tls.Certificate{pair}
+		}
+		t.TLSClientConfig = config
+	}
+	return &http.Client{
+		Transport:     t,
+		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+	}, nil
+}
+
+// httpWire talks to a server over HTTP: a request for every call.
+type httpWire struct {
+	remote *Remote
+	base   *url.URL
+}
+
+func (w *httpWire) close() { w.remote.client.CloseIdleConnections() }
+
+// greet implements wire. Only this request follows redirects; what comes after
+// goes where it ended.
+func (w *httpWire) greet(ctx context.Context) (*packets, error) {
+	const suffix = "/info/refs"
+	for range 5 {
+		u := *w.base
+		u.Path = strings.TrimSuffix(u.Path, "/") + suffix
+		u.RawQuery = "service=git-upload-pack"
+		resp, err := w.do(ctx, http.MethodGet, &u, nil)
+		if err != nil {
+			return nil, err
+		}
+		if resp.StatusCode < 300 || resp.StatusCode > 399 {
+			return answer(resp, "application/x-git-upload-pack-advertisement")
+		}
+		resp.Body.Close()
+		next, err := follow(&u, resp.Header.Get("Location"), w.remote.creds)
+		if err != nil {
+			return nil, err
+		}
+		if next.Path, err = cutSuffix(next.Path, suffix); err != nil {
+			return nil, err
+		}
+		next.RawQuery = ""
+		w.base = next
+	}
+	return nil, fmt.Errorf("%w: more than 5 redirects", ErrProtocol)
+}
+
+func cutSuffix(path, suffix string) (string, error) {
+	if p, ok := strings.CutSuffix(path, suffix); ok {
+		return p, nil
+	}
+	return "", fmt.Errorf("%w: it redirects to something that is no Git repository", ErrProtocol)
+}
+
+// follow decides whether a redirect may be followed: never from https to http,
+// and to another host only when there are no credentials that the other host,
+// or whoever can make this one redirect, could obtain.
+func follow(from *url.URL, location string, c Credentials) (*url.URL, error) {
+	to, err := from.Parse(location)
+	if err != nil || to.Host == "" || (to.Scheme != "http" && to.Scheme != "https") {
+		return nil, fmt.Errorf("%w: it redirects to something that is no http or https URL", ErrProtocol)
+	}
+	if from.Scheme == "https" && to.Scheme == "http" {
+		return nil, fmt.Errorf("%w: it redirects from https to http, which is refused", ErrProtocol)
+	}
+	upgrade := from.Scheme == "http" && to.Scheme == "https" && from.Port() == "" && to.Port() == "" && from.Hostname() == to.Hostname()
+	same := strings.EqualFold(from.Host, to.Host) && from.Scheme == to.Scheme
+	private := c.Username != "" || c.Password != "" || c.BearerToken != "" || len(c.ClientCert) > 0
+	if private && !same && !upgrade {
+		return nil, fmt.Errorf("%w: it redirects to %s; credentials are not sent to another host: change the URL of the repository", ErrProtocol, printable(to.Host))
+	}
+	to.User, to.Fragment = nil, ""
+	return to, nil
+}
+
+// call implements wire.
+func (w *httpWire) call(ctx context.Context, body []byte) (*packets, error) {
+	u := *w.base
+	u.Path = strings.TrimSuffix(u.Path, "/") + "/git-upload-pack"
+	resp, err := w.do(ctx, http.MethodPost, &u, body)
+	if err != nil {
+		return nil, err
+	}
+	return answer(resp, "application/x-git-upload-pack-result")
+}
+
+func (w *httpWire) do(ctx context.Context, method string, u *url.URL, body []byte) (*http.Response, error) {
+	req, err := http.NewRequestWithContext(ctx, method, u.String(), bytes.NewReader(body))
+	if err != nil {
+		return nil, fmt.Errorf("%w Git URL: no request can be made of it", ErrInvalid)
+	}
+	req.Header.Set("User-Agent", "git/"+agent)
+	req.Header.Set("Git-Protocol", "version=2")
+	if body != nil {
+		req.Header.Set("Content-Type", "application/x-git-upload-pack-request")
+		req.Header.Set("Accept", "application/x-git-upload-pack-result")
+	}
+	switch c := w.remote.creds; {
+	case c.BearerToken != "":
+		req.Header.Set("Authorization", "Bearer "+c.BearerToken)
+	case c.Username != "" || c.Password != "":
+		req.SetBasicAuth(c.Username, c.Password)
+	}
+	resp, err := w.remote.client.Do(req)
+	if err != nil {
+		var wrapped *url.Error
+		if errors.As(err, &wrapped) {
+			err = wrapped.Err // without the URL and its query
+		}
+		return nil, err
+	}
+	return resp, nil
+}
+
+// answer turns a response into packets, or into an error of the right class.
+func answer(resp *http.Response, contentType string) (*packets, error) {
+	var err error
+	switch resp.StatusCode {
+	case http.StatusOK:
+		if got := resp.Header.Get("Content-Type"); !strings.HasPrefix(got, contentType) {
+			err = fmt.Errorf("%w: content type %q is not that of a Git server: check the URL", ErrProtocol, printable(got))
+			break
+		}
+		return newPackets(resp.Body, resp.Body), nil
+	case http.StatusUnauthorized:
+		err = fmt.Errorf("%w: the server answered 401 Unauthorized", ErrAuth)
+	case http.StatusForbidden:
+		err = fmt.Errorf("%w: the server answered 403 Forbidden", ErrAuth)
+	case http.StatusNotFound, http.StatusGone:
+		err = ErrRepository
+	case http.StatusTooManyRequests:
+		err = &RateLimited{After: retryAfter(resp.Header.Get("Retry-After"), time.Now())}
+	default:
+		err = fmt.Errorf("%w: the server answered %d %s", ErrProtocol, resp.StatusCode, http.StatusText(resp.StatusCode))
+	}
+	io.Copy(io.Discard, io.LimitReader(resp.Body, 4<<10))
+	resp.Body.Close()
+	return nil, err
+}
+
+// retryAfter reads the header of that name: seconds or a date. It is at most a
+// day.
+func retryAfter(value string, now time.Time) time.Duration {
+	d := time.Duration(0)
+	if seconds, err := strconv.ParseUint(value, 10, 31); err == nil {
+		d = time.Duration(seconds) * time.Second
+	} else if at, err := http.ParseTime(value); err == nil {
+		d = at.Sub(now)
+	}
+	return min(max(d, 0), 24*time.Hour)
+}
