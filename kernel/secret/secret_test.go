@@ -23,17 +23,20 @@ func TestIncompleteSecretsNameTheKeyAndNoValue(t *testing.T) {
 		read func() error
 		want string
 	}{
-		"password alone":  {func() error { _, err := of("password", canary).Basic(); return err }, "username and password"},
-		"username alone":  {func() error { _, err := of("username", canary).Basic(); return err }, "username and password"},
-		"cert alone":      {func() error { _, err := of("tls.crt", canary).TLS(); return err }, "tls.crt and tls.key"},
-		"bad CA":          {func() error { _, err := of("ca.crt", canary).TLS(); return err }, "ca.crt"},
-		"bad pair":        {func() error { _, err := of("certFile", canary, "keyFile", canary).TLS(); return err }, "pair"},
-		"no identity":     {func() error { _, err := of("known_hosts", canary).SSH(); return err }, "identity"},
-		"no known hosts":  {func() error { _, err := of("identity", canary).SSH(); return err }, "known_hosts"},
-		"no proxy":        {func() error { _, err := of("address", canary).Proxy(); return err }, "address"},
-		"no docker":       {func() error { _, err := of().Docker(); return err }, ".dockerconfigjson"},
-		"bad docker":      {func() error { _, err := of(".dockerconfigjson", canary).Docker(); return err }, ".dockerconfigjson"},
-		"bad docker auth": {func() error { _, err := of(".dockerconfigjson", `{"auths":{"r.io":{"auth":"!!"}}}`).Docker(); return err }, "r.io"},
+		"password alone": {func() error { _, err := of("password", canary).Basic(); return err }, "username and password"},
+		"username alone": {func() error { _, err := of("username", canary).Basic(); return err }, "username and password"},
+		"cert alone":     {func() error { _, err := of("tls.crt", canary).TLS(); return err }, "tls.crt and tls.key"},
+		"bad CA":         {func() error { _, err := of("ca.crt", canary).TLS(); return err }, "ca.crt"},
+		"bad pair":       {func() error { _, err := of("certFile", canary, "keyFile", canary).TLS(); return err }, "pair"},
+		"no identity":    {func() error { _, err := of("known_hosts", canary).SSH(); return err }, "identity"},
+		"no known hosts": {func() error { _, err := of("identity", canary).SSH(); return err }, "known_hosts"},
+		"no proxy":       {func() error { _, err := of("address", canary).Proxy(); return err }, "address"},
+		"no docker":      {func() error { _, err := of().Docker(); return err }, ".dockerconfigjson"},
+		"bad docker":     {func() error { _, err := of(".dockerconfigjson", canary).Docker(); return err }, ".dockerconfigjson"},
+		"bad docker auth": {func() error {
+			_, err := of(".dockerconfigjson", `{"auths":{"r.io":{"auth":"!!"}}}`).Docker()
+			return err
+		}, "r.io"},
 	} {
 		err := c.read()
 		if !errors.Is(err, ErrIncomplete) || !strings.Contains(err.Error(), c.want) || !strings.Contains(err.Error(), "apps/creds") {
