@@ -35,11 +35,16 @@ type Desired[P any] struct {
 	// ProtectedHash is a keyed digest of the protected settings, to tell a
 	// repeated PUT from a change. It reveals nothing without the hub's key.
 	ProtectedHash string `json:"protectedHash,omitempty"`
+	// ProtectedKeys are the names, never the values, of the protected settings,
+	// sorted.
+	ProtectedKeys []string `json:"protectedKeys,omitempty"`
 
 	// Location, Tags and Identity are set for tracked resources only.
 	Location string            `json:"location,omitempty"`
 	Tags     map[string]string `json:"tags,omitempty"`
 	Identity *Identity         `json:"identity,omitempty"`
+	// Plan is the marketplace plan of an extension, kept and echoed.
+	Plan *Plan `json:"plan,omitempty"`
 
 	Properties P `json:"properties"`
 }
@@ -59,6 +64,15 @@ type Identity struct {
 	Type        string `json:"type"`
 	PrincipalID string `json:"principalId,omitempty"`
 	TenantID    string `json:"tenantId,omitempty"`
+}
+
+// Plan is the marketplace plan of an extension.
+type Plan struct {
+	Name          string `json:"name"`
+	Publisher     string `json:"publisher"`
+	Product       string `json:"product"`
+	PromotionCode string `json:"promotionCode,omitempty"`
+	Version       string `json:"version,omitempty"`
 }
 
 // ErrorDetail is an error as ARM bodies carry it.
