@@ -1,0 +1,174 @@
+// Package uplink is the cluster's connection to the hub. It is the only
+// package that knows the hub's address, and it only ever dials out: it proves
+// who the cluster is with the cluster's own key, keeps one stream of what the
+// hub desires (long polls where a proxy holds streams back), and sends what
+// was observed until the hub has accepted it.
+package uplink
+
+import (
+	"context"
+	"crypto/rsa"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"net/url"
+	"strings"
+	"time"
+
+	"github.com/go-logr/logr"
+	"github.com/google/uuid"
+	"golang.org/x/sync/errgroup"
+
+	"headwater.dev/api/link"
+)
+
+// Config says which hub to talk to, and as which cluster.
+type Config struct {
+	// Hub is the hub's https URL.
+	Hub string
+	// CA is PEM of the authorities that may have signed the hub's certificate;
+	// empty means those of the system.
+	CA []byte
+	// Cluster is the ARM id of this cluster.
+	Cluster string
+	// Key is the cluster's private key.
+	Key *rsa.PrivateKey
+	// Proxy chooses a proxy per request; nil follows HTTPS_PROXY and NO_PROXY.
+	Proxy func(*http.Request) (*url.URL, error)
+	// Desired is called with everything the hub wants, in the order in which
+	// the hub said it, never concurrently. It must not block.
+	Desired func(link.Desired)
+	// Heartbeat describes the cluster; it is sent every minute or so.
+	Heartbeat func(context.Context) link.Heartbeat
+	Log       logr.Logger
+}
+
+// Uplink is the connection. Report may be called at any time, also before Run.
+type Uplink struct {
+	config  Config
+	hub     *url.URL
+	http    *http.Client
+	tokens  *tokens
+	outbox  *outbox
+	timing  timing
+	session string
+	// sequence of the last report; touched by the sending goroutine only.
+	sequence int64
+	// connected wakes the sender after the hub was reached again.
+	connected chan struct{}
+	// newest revision that was delivered; touched by the receiving goroutine
+	// only.
+	revision int64
+}
+
+// timing holds the durations that tests shorten.
+type timing struct {
+	// firstMessage bounds the wait for the first line of a stream. Passing it
+	// means that something between buffers the stream.
+	firstMessage time.Duration
+	// silence ends a stream that carries not even pings.
+	silence time.Duration
+	// pollFor is how long to poll before a stream is tried again.
+	pollFor time.Duration
+	// pollWait is how long the hub may hold a poll.
+	pollWait time.Duration
+	// request bounds every other exchange.
+	request time.Duration
+	// gather is how long a report waits for company.
+	gather time.Duration
+	// heartbeat is the time between heartbeats, before jitter.
+	heartbeat time.Duration
+	// retry is the first and retryMax the longest pause after a failure.
+	retry, retryMax time.Duration
+}
+
+func defaultTiming() timing {
+	return timing{
+		firstMessage: 15 * time.Second,
+		silence:      3 * link.PingEvery,
+		pollFor:      10 * time.Minute,
+		pollWait:     30 * time.Second,
+		request:      30 * time.Second,
+		gather:       50 * time.Millisecond,
+		heartbeat:    time.Minute,
+		retry:        500 * time.Millisecond,
+		retryMax:     30 * time.Second,
+	}
+}
+
+// New checks the configuration and prepares the connection; it does not dial.
+func New(c Config) (*Uplink, error) {
+	hub, err := url.Parse(strings.TrimRight(c.Hub, "/"))
+	if err != nil {
+		return nil, fmt.Errorf("hub URL %q: %w", c.Hub, err)
+	}
+	if hub.Scheme != "https" || hub.Host == "" || hub.User != nil || hub.RawQuery != "" {
+		return nil, fmt.Errorf("hub URL %q must look like https://host[:port]", c.Hub)
+	}
+	if c.Cluster == "" || c.Key == nil || c.Desired == nil {
+		return nil, errors.New("an uplink needs the cluster's id, its private key and a receiver")
+	}
+	transport, err := newTransport(c)
+	if err != nil {
+		return nil, err
+	}
+	u := &Uplink{
+		config:    c,
+		hub:       hub,
+		http:      &http.Client{Transport: transport, CheckRedirect: refuseRedirect},
+		outbox:    newOutbox(),
+		timing:    defaultTiming(),
+		session:   uuid.NewString(),
+		connected: make(chan struct{}, 1),
+	}
+	u.tokens = newTokens(u)
+	return u, nil
+}
+
+// newTransport makes one connection do for the stream and the reports, and
+// notices a dead peer by HTTP/2 pings.
+func newTransport(c Config) (*http.Transport, error) {
+	t := &http.Transport{
+		Proxy:                 c.Proxy,
+		DialContext:           (&net.Dialer{Timeout: 10 * time.Second, KeepAlive: 30 * time.Second}).DialContext,
+		ForceAttemptHTTP2:     true,
+		TLSClientConfig:       &tls.Config{MinVersion: tls.VersionTLS12},
+		TLSHandshakeTimeout:   10 * time.Second,
+		ResponseHeaderTimeout: time.Minute,
+		IdleConnTimeout:       90 * time.Second,
+		MaxIdleConnsPerHost:   2,
+		HTTP2:                 &http.HTTP2Config{SendPingTimeout: 30 * time.Second, PingTimeout: 15 * time.Second},
+	}
+	if t.Proxy == nil {
+		t.Proxy = http.ProxyFromEnvironment
+	}
+	if len(c.CA) > 0 {
+		pool := x509.NewCertPool()
+		if !pool.AppendCertsFromPEM(c.CA) {
+			return nil, errors.New("the hub's CA holds no PEM certificate")
+		}
+		t.TLSClientConfig.RootCAs = pool
+	}
+	return t, nil
+}
+
+// refuseRedirect keeps the token and the cluster's reports at the hub.
+func refuseRedirect(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
+
+// Report takes what was observed of one item. It never blocks. Only the newest
+// observation of an item is kept, and it is kept until the hub accepted it.
+func (u *Uplink) Report(o link.Observed) { u.outbox.put(o) }
+
+// Run keeps the connection until ctx ends. It returns nil then, and never
+// gives up before: a hub that is away only delays.
+func (u *Uplink) Run(ctx context.Context) error {
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return u.receive(ctx) })
+	g.Go(func() error { return u.send(ctx) })
+	err := g.Wait()
+	u.http.CloseIdleConnections()
+	return err
+}
