@@ -11,6 +11,8 @@ import (
 	"runtime"
 	"strings"
 	"syscall"
+
+	"golang.org/x/sys/unix"
 )
 
 // The first argument of processes that Start makes of this program.
@@ -32,8 +34,6 @@ type state struct {
 	PID int `json:"pid"`
 	// Cgroups are their folders, as seen from outside.
 	Cgroups []string `json:"cgroups,omitempty"`
-	// Made are folders of the machine that did not exist before.
-	Made []string `json:"made,omitempty"`
 }
 
 func (s state) path(name ...string) string { return filepath.Join(append([]string{s.Dir}, name...)...) }
@@ -89,13 +89,6 @@ func Reexec() {
 	os.Exit(0)
 }
 
-// privateFolders get an empty file system inside, so that the machine's own container runtime is not disturbed.
-func privateFolders() []string {
-	return []string{"/run/netns", "/run/containerd", "/var/lib/cni", "/var/log/containers", kubeletFolder}
-}
-
-const kubeletFolder = "/var/lib/kubelet"
-
 // hold makes the cgroups and the namespaces, and waits until their first process ends.
 func hold(stateFile string) error {
 	s, err := loadState(stateFile)
@@ -106,17 +99,14 @@ func hold(stateFile string) error {
 	if err != nil {
 		return errors.Join(err, s.save())
 	}
-	for _, dir := range privateFolders() {
-		if !isDir(dir) {
-			s.Made = append(s.Made, dir)
-		}
-		if err := os.MkdirAll(dir, 0o755); err != nil {
-			return fmt.Errorf("make %s: %w", dir, err)
-		}
-	}
-	if err := s.save(); err != nil { // before there is anything to clean up
+	if err := s.save(); err != nil { // before anything can go wrong that would need them
 		return err
 	}
+	unlock, err := makeFolders()
+	if err != nil {
+		return err
+	}
+	defer unlock()
 	if err := joinCgroups(s.Cgroups, os.Getpid()); err != nil {
 		return err
 	}
@@ -243,6 +233,7 @@ func enter(stateFile string, args []string) error {
 	if len(args) < 2 {
 		return errors.New("node-enter: no command")
 	}
+	parent := os.Getppid()
 	s, err := loadState(stateFile)
 	if err != nil {
 		return err
@@ -266,6 +257,14 @@ func enter(stateFile string, args []string) error {
 	line = append(append(line, "--"), args[1:]...)
 	if err := os.Setenv("PATH", os.Getenv("PATH")+":/usr/sbin:/sbin:/usr/bin:/bin"); err != nil {
 		return fmt.Errorf("enter the node: %w", err)
+	}
+	// "Dies with its parent" is a property of a thread, and the thread that calls exec is the one that stays.
+	runtime.LockOSThread()
+	if err := unix.Prctl(unix.PR_SET_PDEATHSIG, uintptr(unix.SIGKILL), 0, 0, 0); err != nil {
+		return fmt.Errorf("tie a process of the node to its parent: %w", err)
+	}
+	if os.Getppid() != parent {
+		return errors.New("enter the node: the program that started it is gone")
 	}
 	return syscall.Exec(nsenter, line, os.Environ())
 }

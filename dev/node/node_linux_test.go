@@ -1,6 +1,7 @@
 package node
 
 import (
+	"bufio"
 	"context"
 	"fmt"
 	"io/fs"
@@ -8,6 +9,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -21,15 +23,19 @@ import (
 
 	"headwater.dev/dev/image"
 	"headwater.dev/dev/k8s"
+	"headwater.dev/dev/registry"
 )
 
 func TestMain(m *testing.M) {
 	Reexec()
+	if dir := os.Getenv(victimDir); dir != "" {
+		os.Exit(victim(dir))
+	}
 	os.Exit(m.Run())
 }
 
 // start brings up a node, or skips the test with the reason why this machine has none.
-func start(t *testing.T, services ...int) *Node {
+func start(t *testing.T, cfg Config) *Node {
 	t.Helper()
 	if testing.Short() {
 		t.Skip("starts Kubernetes; run without -short")
@@ -37,19 +43,11 @@ func start(t *testing.T, services ...int) *Node {
 	if err := Check(); err != nil {
 		t.Skip(err)
 	}
-	binary, err := k8s.Ensure(t.Context(), os.Stderr)
-	if err != nil {
+	cfg.Name, cfg.Dir, cfg.Progress = "node1", t.TempDir(), testWriter{t}
+	if err := complete(t.Context(), &cfg); err != nil {
 		t.Fatal(err)
 	}
-	root, err := image.FindRoot(".")
-	if err != nil {
-		t.Fatal(err)
-	}
-	dir := t.TempDir()
-	n, err := Start(t.Context(), Config{
-		Name: "node1", Dir: dir, Binary: binary, Root: root, Services: services, Progress: testWriter{t},
-		Programs: []image.Program{{Name: "probe", Package: "./dev/node/testdata/probe"}},
-	})
+	n, err := Start(t.Context(), cfg)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -58,10 +56,18 @@ func start(t *testing.T, services ...int) *Node {
 			t.Error(err)
 		}
 		if t.Failed() {
-			logTails(t, filepath.Join(dir, "logs"))
+			logTails(t, filepath.Join(cfg.Dir, "logs"))
 		}
 	})
 	return n
+}
+
+func complete(ctx context.Context, cfg *Config) (err error) {
+	if cfg.Binary, err = k8s.Ensure(ctx, os.Stderr); err != nil {
+		return err
+	}
+	cfg.Root, err = image.FindRoot(".")
+	return err
 }
 
 type testWriter struct{ t *testing.T }
@@ -116,10 +122,10 @@ func probe(args ...string) corev1.PodSpec {
 }
 
 // fetch runs a pod that gets a page, and returns what it got.
-func fetch(t *testing.T, client kubernetes.Interface, name, url string) string {
+func fetch(t *testing.T, client kubernetes.Interface, name string, spec corev1.PodSpec) string {
 	t.Helper()
 	pods := client.CoreV1().Pods("default")
-	if _, err := pods.Create(t.Context(), &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Name: name}, Spec: probe(url)}, metav1.CreateOptions{}); err != nil {
+	if _, err := pods.Create(t.Context(), &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Name: name}, Spec: spec}, metav1.CreateOptions{}); err != nil {
 		t.Fatal(err)
 	}
 	phase := corev1.PodPending
@@ -146,8 +152,62 @@ func fetch(t *testing.T, client kubernetes.Interface, name, url string) string {
 func TestNode(t *testing.T) {
 	host := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, "hello from the machine") }))
 	defer host.Close()
-	port := host.Listener.Addr().(*net.TCPAddr).Port
-	n := start(t, port)
+	reg, err := registry.Start(registry.Config{Dir: t.TempDir()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer reg.Close()
+	port, regPort := portOf(t, host.Listener.Addr().String()), portOf(t, reg.Addr())
+	onNode := fmt.Sprintf("%s:%d", Address, regPort)
+	n := start(t, Config{Programs: []image.Program{program()}, Services: []int{port, regPort}, Registries: []string{onNode}})
+	client := clientOf(t, n)
+	serve(t, client)
+	if got := fetch(t, client, "by-name", probe("http://web.default.svc.cluster.local")); !strings.HasPrefix(got, "hello from web-") || !strings.HasSuffix(got, "uid 65532\n") {
+		t.Errorf("through the service the page is %q", got)
+	}
+	if got := fetch(t, client, "to-machine", probe(fmt.Sprintf("http://%s:%d", Address, port))); got != "hello from the machine" {
+		t.Errorf("from the machine the page is %q", got)
+	}
+
+	push(t, n, reg.Reference("team"))
+	pulled := probe(fmt.Sprintf("http://%s:%d", Address, port))
+	pulled.Containers[0].Image, pulled.Containers[0].ImagePullPolicy = onNode+"/team/probe:pulled", corev1.PullAlways
+	if got := fetch(t, client, "pulled", pulled); got != "hello from the machine" {
+		t.Errorf("the pulled image says %q", got)
+	}
+
+	published, err := Publish(t.Context(), port)
+	if err != nil {
+		t.Fatal(err)
+	}
+	resp, err := http.Get(fmt.Sprintf("http://%s:%d", Address, port))
+	if err != nil {
+		t.Fatalf("the machine does not reach its service as pods do: %v", err)
+	}
+	resp.Body.Close()
+	if err := published.Close(); err != nil {
+		t.Error(err)
+	}
+	if err := n.Err(); err != nil {
+		t.Error(err)
+	}
+	if err := n.Stop(); err != nil {
+		t.Fatal(err)
+	}
+	nothingIsLeft(t, n.cfg.Dir, n.state.Cgroup)
+}
+
+func portOf(t *testing.T, address string) int {
+	t.Helper()
+	a, err := net.ResolveTCPAddr("tcp", address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return a.Port
+}
+
+func clientOf(t *testing.T, n *Node) kubernetes.Interface {
+	t.Helper()
 	config, err := n.Cluster().Config()
 	if err != nil {
 		t.Fatal(err)
@@ -156,27 +216,77 @@ func TestNode(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	serve(t, client)
-	if got := fetch(t, client, "by-name", "http://web.default.svc.cluster.local"); !strings.HasPrefix(got, "hello from web-") || !strings.HasSuffix(got, "uid 65532\n") {
-		t.Errorf("through the service the page is %q", got)
-	}
-	if got := fetch(t, client, "to-machine", fmt.Sprintf("http://%s:%d", Address, port)); got != "hello from the machine" {
-		t.Errorf("from the machine the page is %q", got)
-	}
-	published, err := Publish(t.Context(), port)
+	return client
+}
+
+func program() image.Program {
+	return image.Program{Name: "probe", Package: "./dev/node/testdata/probe"}
+}
+
+func push(t *testing.T, n *Node, to string) {
+	t.Helper()
+	img, err := image.Build(t.Context(), program(), image.Options{Root: n.cfg.Root, Version: "pulled", Fast: true})
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer published.Close()
-	resp, err := http.Get(fmt.Sprintf("http://%s:%d", Address, port))
+	if _, err := img.Push(t.Context(), to); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// victimDir makes the test program start a node there and wait to be killed.
+const victimDir = "HEADWATER_TEST_VICTIM_DIR"
+
+func victim(dir string) int {
+	ctx := context.Background()
+	cfg := Config{Name: "victim", Dir: dir, Progress: os.Stderr}
+	if err := complete(ctx, &cfg); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	if _, err := Start(ctx, cfg); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	fmt.Println("started")
+	select {}
+}
+
+// A second node does not notice the first, nor that the first one's program is killed, and of that one nothing stays.
+func TestKilledNextToAnother(t *testing.T) {
+	other := start(t, Config{})
+	dir := t.TempDir()
+	cmd := exec.CommandContext(t.Context(), os.Args[0])
+	cmd.Env = append(os.Environ(), victimDir+"="+dir)
+	cmd.Stderr = testWriter{t}
+	out, err := cmd.StdoutPipe()
 	if err != nil {
-		t.Fatalf("the machine does not reach its service as pods do: %v", err)
+		t.Fatal(err)
 	}
-	resp.Body.Close()
-	if err := n.Err(); err != nil {
-		t.Error(err)
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
 	}
-	stopLeavesNothing(t, n)
+	if line, err := bufio.NewReader(out).ReadString('\n'); line != "started\n" {
+		t.Fatalf("the other program says %q, %v", line, err)
+	}
+	s, err := loadState(state{Dir: filesDir(dir)}.file())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Process.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	_ = cmd.Wait() // killed
+	if err := CleanUp(dir); err != nil {
+		t.Fatal(err)
+	}
+	nothingIsLeft(t, dir, s.Cgroup)
+	if err := other.Err(); err != nil {
+		t.Errorf("the other node: %v", err)
+	}
+	if _, err := other.ctr(t.Context(), "version"); err != nil {
+		t.Errorf("the other node's containerd: %v", err)
+	}
 }
 
 // serve runs two pods behind a service.
@@ -217,24 +327,21 @@ func serve(t *testing.T, client kubernetes.Interface) {
 	})
 }
 
-// stopLeavesNothing stops the node and looks for what it made.
-func stopLeavesNothing(t *testing.T, n *Node) {
+// nothingIsLeft looks for what the node of a folder made.
+func nothingIsLeft(t *testing.T, dir, cgroup string) {
 	t.Helper()
-	if err := n.Stop(); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := os.Stat(n.state.Dir); !os.IsNotExist(err) {
+	if _, err := os.Stat(filesDir(dir)); !os.IsNotExist(err) {
 		t.Errorf("the node's files are left: %v", err)
 	}
 	mounts, err := os.ReadFile("/proc/self/mounts")
 	if err != nil {
 		t.Fatal(err)
 	}
-	if strings.Contains(string(mounts), n.cfg.Dir) {
+	if strings.Contains(string(mounts), dir) {
 		t.Error("mounts are left")
 	}
 	err = filepath.WalkDir(cgroupRoot, func(path string, d fs.DirEntry, err error) error {
-		if err == nil && d.IsDir() && d.Name() == n.state.Cgroup {
+		if err == nil && d.IsDir() && d.Name() == cgroup {
 			t.Errorf("cgroup %s is left", path)
 		}
 		return nil
@@ -242,14 +349,17 @@ func stopLeavesNothing(t *testing.T, n *Node) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	lines, err := filepath.Glob("/proc/[0-9]*/cmdline")
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, file := range lines {
-		line, err := os.ReadFile(file)
-		if err == nil && strings.Contains(string(line), n.cfg.Dir) {
-			t.Errorf("process %s is left: %q", file, line)
+	eventually(t, "all processes end", func(context.Context) error {
+		lines, err := filepath.Glob("/proc/[0-9]*/cmdline")
+		if err != nil {
+			return err
 		}
-	}
+		for _, file := range lines {
+			line, err := os.ReadFile(file)
+			if err == nil && strings.Contains(string(line), dir) {
+				return fmt.Errorf("process %s is left: %q", file, line)
+			}
+		}
+		return nil
+	})
 }

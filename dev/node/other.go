@@ -27,6 +27,12 @@ func Check() error {
 // Start fails as Check does.
 func Start(context.Context, Config) (*Node, error) { return nil, Check() }
 
+// CleanUp does nothing.
+func CleanUp(string) error { return nil }
+
+// Unpublish does nothing.
+func Unpublish() error { return nil }
+
 // Publish fails as Check does.
 func Publish(context.Context, ...int) (*Published, error) { return nil, Check() }
 

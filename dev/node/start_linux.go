@@ -55,7 +55,7 @@ func Start(ctx context.Context, cfg Config) (*Node, error) {
 	}
 	cfg.Dir = dir
 	sum := sha256.Sum256([]byte(dir))
-	n := &Node{cfg: cfg, state: state{Dir: filepath.Join(dir, "node"), Node: cfg.Name, Cgroup: "headwater-" + hex.EncodeToString(sum[:6])}}
+	n := &Node{cfg: cfg, state: state{Dir: filesDir(dir), Node: cfg.Name, Cgroup: "headwater-" + hex.EncodeToString(sum[:6])}}
 	if err := n.start(ctx); err != nil {
 		return nil, fmt.Errorf("start node %s: %w", cfg.Name, errors.Join(err, n.Stop()))
 	}
@@ -63,7 +63,7 @@ func Start(ctx context.Context, cfg Config) (*Node, error) {
 }
 
 func (n *Node) start(ctx context.Context) error {
-	if err := n.cleanUp(); err != nil { // of a run that was killed
+	if err := CleanUp(n.cfg.Dir); err != nil {
 		return err
 	}
 	for _, dir := range []string{"kubelet", "sysctl", "cni", "images"} {
@@ -192,12 +192,16 @@ func (n *Node) Stop() error {
 		failed = errors.Join(failed, n.netns.close())
 		n.netns = netns{}
 	}
-	return errors.Join(failed, n.cleanUp())
+	return errors.Join(failed, CleanUp(n.cfg.Dir))
 }
 
-// cleanUp removes what the state file names, whoever wrote it, and the node's files.
-func (n *Node) cleanUp() error {
-	s, err := loadState(n.state.file())
+// filesDir is where the node's files are below Config.Dir.
+func filesDir(dir string) string { return filepath.Join(dir, "node") }
+
+// CleanUp removes what a node with this Config.Dir left when its program was killed: cgroups and files, but not the logs.
+// Its processes and mounts ended with the program. Start does the same before anything else.
+func CleanUp(dir string) error {
+	s, err := loadState(state{Dir: filesDir(dir)}.file())
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
@@ -205,13 +209,11 @@ func (n *Node) cleanUp() error {
 		return err
 	}
 	if err := removeCgroups(s.Cgroups); err != nil {
-		return fmt.Errorf("processes of an earlier run may be left: %w", err)
+		return fmt.Errorf("clean up node %s, which may still run: %w", s.Node, err)
 	}
-	for _, dir := range s.Made {
-		_ = os.Remove(dir) // somebody else may use it meanwhile
-	}
+	removeFolders()
 	if err := os.RemoveAll(s.Dir); err != nil {
-		return fmt.Errorf("remove the node's files: %w", err)
+		return fmt.Errorf("remove the files of node %s: %w", s.Node, err)
 	}
 	return nil
 }
