@@ -29,13 +29,24 @@ func openNetns(pid int) (netns, error) {
 func (n netns) do(inside func() error) error {
 	result := make(chan error, 1)
 	go func() {
-		// Never unlocked: the thread ends with the goroutine, so nothing else can ever run on it in the wrong place.
 		runtime.LockOSThread()
+		home, err := os.Open("/proc/thread-self/ns/net")
+		if err != nil {
+			runtime.UnlockOSThread()
+			result <- fmt.Errorf("remember this machine's network: %w", err)
+			return
+		}
+		defer home.Close()
 		if err := unix.Setns(int(n.file.Fd()), unix.CLONE_NEWNET); err != nil {
+			runtime.UnlockOSThread()
 			result <- fmt.Errorf("enter the node's network: %w", err)
 			return
 		}
-		result <- inside()
+		err = inside()
+		if unix.Setns(int(home.Fd()), unix.CLONE_NEWNET) == nil {
+			runtime.UnlockOSThread()
+		} // else the thread ends with this goroutine, so nothing else can run on it in the wrong place
+		result <- err
 	}()
 	return <-result
 }

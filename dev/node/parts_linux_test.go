@@ -64,7 +64,7 @@ func TestListening(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer l.Close()
-	sockets := readAll(t, "/proc/net/tcp")
+	sockets := readAll(t, "/proc/thread-self/net/tcp")
 	if !listening(sockets, net.IPv4(127, 0, 0, 1)) {
 		t.Error("a listener was not found")
 	}

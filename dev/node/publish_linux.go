@@ -62,7 +62,7 @@ func (p *Published) Close() error {
 // Unpublish takes Address from this machine's loopback, unless another program still listens there. It is for what is
 // left when a program was killed; otherwise Close is enough.
 func Unpublish() error {
-	sockets, err := os.ReadFile("/proc/net/tcp")
+	sockets, err := os.ReadFile("/proc/thread-self/net/tcp")
 	if err != nil {
 		return fmt.Errorf("look for listeners on %s: %w", Address, err)
 	}

@@ -117,13 +117,9 @@ func (n *Node) hold(ctx context.Context) error {
 
 // startControlPlane opens the door to the API server and starts what is behind it.
 func (n *Node) startControlPlane(ctx context.Context) error {
-	port, err := cluster.FreePort()
+	l, port, err := openDoor()
 	if err != nil {
 		return err
-	}
-	l, err := net.Listen("tcp4", local(port))
-	if err != nil {
-		return fmt.Errorf("open a door to the API server: %w", err)
 	}
 	n.addForward(l, func() (net.Conn, error) { return n.netns.dial(local(port)) })
 	n.cluster, err = cluster.Start(ctx, cluster.Options{
@@ -138,6 +134,20 @@ func (n *Node) startControlPlane(ctx context.Context) error {
 		return err
 	}
 	return n.cluster.StartScheduler()
+}
+
+// openDoor listens on a free port. One that was just found to be free can be taken for a moment: by a process that is
+// being started and has not yet closed what it inherited.
+func openDoor() (l net.Listener, port int, err error) {
+	for range 10 {
+		if port, err = cluster.FreePort(); err != nil {
+			return nil, 0, err
+		}
+		if l, err = net.Listen("tcp4", local(port)); err == nil {
+			return l, port, nil
+		}
+	}
+	return nil, 0, fmt.Errorf("open a door to the API server: %w", err)
 }
 
 // Cluster is the control plane. Its Kubeconfig works on the machine and inside.
