@@ -30,7 +30,7 @@ func NewCommand() *cobra.Command {
 		RunE:    func(cmd *cobra.Command, args []string) error { return o.run(cmd, args) },
 	}
 	f := cmd.Flags()
-	f.StringVarP(&o.output, "output", "o", "dist", "folder for the results")
+	f.StringVarP(&o.output, "out", "o", "dist", "folder for the results")
 	f.StringVar(&o.version, "version", process.Version(), "version of the images")
 	f.StringSliceVar(&o.platforms, "platform", Platforms(), "platforms to build for")
 	f.StringVar(&o.push, "push", "", "registry and path to push to as well, like registry.example.org/team")
