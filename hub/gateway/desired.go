@@ -1,0 +1,311 @@
+package gateway
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"strconv"
+	"time"
+
+	"headwater.dev/api/link"
+	"headwater.dev/api/resource"
+	"headwater.dev/hub/auth"
+	"headwater.dev/hub/store"
+	"headwater.dev/hub/vault"
+)
+
+const (
+	// coalesce is how long a woken stream waits for further changes.
+	coalesce = 20 * time.Millisecond
+	// maxPoll bounds how long a poll may wait.
+	maxPoll = time.Minute
+)
+
+// accepted is what all observed parts of items have in common.
+type accepted struct {
+	AcceptedGeneration int64 `json:"acceptedGeneration"`
+}
+
+// desired is everything the hub wants of a cluster, and the newest revision in
+// which any of it was written.
+func (g *Gateway) desired(ctx context.Context, c cluster) (link.Desired, int64, error) {
+	d := link.Desired{Cluster: c.id, Items: []link.Item{}}
+	newest := c.record.DesiredRevision
+	revision, err := store.Each(ctx, g.store, c.record.Key+items, func(r store.Record) error {
+		k, ok := itemOf(c.record.Key, r.Key)
+		if !ok {
+			return nil
+		}
+		newest = max(newest, r.DesiredRevision)
+		if len(d.Items) == link.MaxItems {
+			g.log.Error("cluster has too many items, the rest is left out", "cluster", c.record.Key, "most", link.MaxItems)
+			return nil
+		}
+		item, ok, err := g.item(ctx, c, k, r)
+		if err == nil && ok {
+			d.Items = append(d.Items, item)
+		}
+		return err
+	})
+	d.Revision = max(revision, c.record.Revision)
+	return d, newest, err
+}
+
+// item is one record as its agent gets it. ok is false for a change that no
+// agent took in 48 hours: it has failed, and nothing stale is handed out.
+func (g *Gateway) item(ctx context.Context, c cluster, k kind, r store.Record) (item link.Item, ok bool, err error) {
+	var d resource.Desired[json.RawMessage]
+	if err := json.Unmarshal(r.Desired, &d); err != nil {
+		return item, false, fmt.Errorf("read %s: %w", r.Key, err)
+	}
+	var o accepted
+	if len(r.Observed) > 0 {
+		if err := json.Unmarshal(r.Observed, &o); err != nil {
+			return item, false, fmt.Errorf("read what was observed of %s: %w", r.Key, err)
+		}
+	}
+	if o.AcceptedGeneration < r.Generation && g.clock().Sub(d.UpdatedAt) > resource.AgentPatience {
+		return item, false, nil
+	}
+	item = link.Item{
+		ID: d.ID, Name: d.Name, Generation: r.Generation,
+		OperationID: d.OperationID, CorrelationID: d.CorrelationID,
+		Delete: d.Deleting, ProtectedVersion: d.ProtectedVersion,
+	}
+	if k == extension {
+		item.Extension = &resource.ExtensionProperties{}
+		err = json.Unmarshal(d.Properties, item.Extension)
+	} else {
+		item.Configuration = &resource.FluxConfigurationProperties{}
+		err = json.Unmarshal(d.Properties, item.Configuration)
+	}
+	if err != nil {
+		return item, false, fmt.Errorf("read properties of %s: %w", r.Key, err)
+	}
+	if d.ProtectedVersion != "" && !d.Deleting {
+		item.Sealed, err = g.sealed(ctx, c, r.Key, d.ProtectedVersion)
+	}
+	return item, err == nil, err
+}
+
+// sealed is the protected settings of an item while the vault has them.
+func (g *Gateway) sealed(ctx context.Context, c cluster, key, version string) ([]byte, error) {
+	sealed, err := g.vault.Release(ctx, key, version, c.key)
+	switch {
+	case errors.Is(err, vault.ErrGone):
+		return nil, nil
+	case errors.Is(err, vault.ErrOtherKey):
+		g.log.Warn("protected settings are sealed to a former key of the cluster; they must be put again", "id", key)
+		return nil, nil
+	case errors.Is(err, store.ErrUnavailable), ctx.Err() != nil:
+		return nil, err
+	case err != nil:
+		// One damaged entry must not keep the rest from the cluster.
+		g.log.Error("protected settings not released", "id", key, "error", err)
+		return nil, nil
+	}
+	return sealed, nil
+}
+
+// serveDesired answers with a stream or, for stream=false, with one message.
+func (g *Gateway) serveDesired(w http.ResponseWriter, r *http.Request) {
+	p, c, err := g.caller(r)
+	if err != nil {
+		g.problem(w, r, err)
+		return
+	}
+	q, err := parseQuery(r)
+	if err != nil {
+		g.problem(w, r, err)
+		return
+	}
+	// A server's limit on reading a request must not end the wait for changes.
+	_ = http.NewResponseController(w).SetReadDeadline(time.Time{})
+	s := g.streams.open(c.record.Key)
+	defer g.streams.close(s)
+	if err := g.seen(r.Context(), c, nil, true); err != nil {
+		g.problem(w, r, err)
+		return
+	}
+	if !q.stream {
+		g.poll(w, r, p, s, q)
+		return
+	}
+	g.metrics.connected.Inc()
+	defer g.metrics.connected.Dec()
+	g.stream(w, r, p, s)
+}
+
+// query is what PathDesired is asked with.
+type query struct {
+	revision int64
+	stream   bool
+	wait     time.Duration
+}
+
+func parseQuery(r *http.Request) (query, error) {
+	bad := func(name, want string) error {
+		return &refusal{http.StatusBadRequest, "InvalidParameter", fmt.Sprintf("the parameter %q must be %s", name, want)}
+	}
+	q := query{stream: true}
+	values := r.URL.Query()
+	var err error
+	if v := values.Get("revision"); v != "" {
+		if q.revision, err = strconv.ParseInt(v, 10, 64); err != nil || q.revision < 0 {
+			return q, bad("revision", "a revision")
+		}
+	}
+	if v := values.Get("stream"); v != "" {
+		if q.stream, err = strconv.ParseBool(v); err != nil {
+			return q, bad("stream", "true or false")
+		}
+	}
+	if v := values.Get("wait"); v != "" {
+		if q.wait, err = time.ParseDuration(v); err != nil || q.wait < 0 {
+			return q, bad("wait", "a duration such as 30s")
+		}
+		q.wait = min(q.wait, maxPoll)
+	}
+	return q, nil
+}
+
+// poll answers when there is something newer than the agent knows, or with 204
+// when there is nothing after the wait.
+func (g *Gateway) poll(w http.ResponseWriter, r *http.Request, p auth.Principal, s *stream, q query) {
+	extend(w, q.wait+writePatience)
+	timeout := time.NewTimer(q.wait)
+	defer timeout.Stop()
+	for {
+		c, err := g.current(r.Context(), p)
+		if err != nil {
+			g.problem(w, r, err)
+			return
+		}
+		d, newest, err := g.desired(r.Context(), c)
+		if err != nil {
+			g.problem(w, r, err)
+			return
+		}
+		if q.revision == 0 || newest > q.revision || d.Revision < q.revision {
+			g.metrics.messages.Inc()
+			answer(w, http.StatusOK, link.Message{Desired: &d})
+			return
+		}
+		select {
+		case <-s.changed:
+		case <-timeout.C:
+			w.WriteHeader(http.StatusNoContent)
+			return
+		case <-s.evicted:
+			w.WriteHeader(http.StatusNoContent)
+			return
+		case <-g.draining:
+			w.WriteHeader(http.StatusNoContent)
+			return
+		case <-r.Context().Done():
+			return
+		}
+	}
+}
+
+// stream sends everything desired, and again after every change, until the
+// token ends, the agent hangs up or is shut out, or the hub stops.
+func (g *Gateway) stream(w http.ResponseWriter, r *http.Request, p auth.Principal, s *stream) {
+	expiry := time.NewTimer(p.Expires.Sub(g.clock()))
+	defer expiry.Stop()
+	ping := time.NewTicker(link.PingEvery)
+	defer ping.Stop()
+	sender := &sender{w: w, control: http.NewResponseController(w), encoder: json.NewEncoder(w)}
+	for {
+		c, err := g.current(r.Context(), p)
+		var d link.Desired
+		if err == nil {
+			d, _, err = g.desired(r.Context(), c)
+		}
+		if err != nil {
+			g.endStream(w, r, sender, err)
+			return
+		}
+		g.metrics.messages.Inc()
+		if sender.send(link.Message{Desired: &d}) != nil {
+			return
+		}
+		for idle := true; idle; {
+			select {
+			case <-s.changed:
+				idle = false
+			case <-ping.C:
+				if sender.send(link.Message{Ping: &link.Ping{Time: g.clock().UTC()}}) != nil {
+					return
+				}
+			case <-expiry.C:
+				return
+			case <-s.evicted:
+				return
+			case <-g.draining:
+				return
+			case <-r.Context().Done():
+				return
+			}
+		}
+		if !g.gather(r.Context(), s) {
+			return
+		}
+	}
+}
+
+// endStream tells why, when nothing was sent yet; otherwise the agent finds out
+// when it connects again.
+func (g *Gateway) endStream(w http.ResponseWriter, r *http.Request, s *sender, err error) {
+	if !s.begun {
+		g.problem(w, r, err)
+		return
+	}
+	if r.Context().Err() == nil {
+		g.log.Info("stream ended", "reason", err)
+	}
+}
+
+// gather waits a moment so that changes made together arrive together.
+func (g *Gateway) gather(ctx context.Context, s *stream) bool {
+	select {
+	case <-time.After(coalesce):
+	case <-ctx.Done():
+		return false
+	}
+	select {
+	case <-s.changed:
+	default:
+	}
+	return true
+}
+
+// sender writes the messages of a stream.
+type sender struct {
+	w       http.ResponseWriter
+	control *http.ResponseController
+	encoder *json.Encoder
+	begun   bool
+}
+
+func (s *sender) send(m link.Message) error {
+	if !s.begun {
+		s.begun = true
+		s.w.Header().Set("Content-Type", "application/x-ndjson")
+		s.w.Header().Set("Cache-Control", "no-store")
+		s.w.Header().Set("X-Accel-Buffering", "no") // for proxies that heed it
+	}
+	extend(s.w, writePatience)
+	if err := s.encoder.Encode(m); err != nil {
+		return err
+	}
+	return s.control.Flush()
+}
+
+// extend lets an answer last for another while, whatever the server's own limit
+// is. Where the connection cannot do that, the server's limit stays.
+func extend(w http.ResponseWriter, d time.Duration) {
+	_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(d))
+}

@@ -1,0 +1,201 @@
+// Package gateway is the agents' door: it hands every cluster's agent what is
+// desired of that cluster, and takes in what the agent observed.
+//
+// Agents dial in; the gateway never dials out. A message is believed for one
+// cluster only, the one whose key the agent proved to hold, and is checked
+// against that cluster's record every time: a cluster that was removed, or was
+// given another key, is shut out at once.
+//
+// The gateway is the only writer of observed parts. It keeps nothing that
+// another replica would need; what it remembers makes it faster or detects
+// repetition.
+package gateway
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"io"
+	"log/slog"
+	"net/http"
+	"sync"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"headwater.dev/api/link"
+	"headwater.dev/hub/auth"
+	"headwater.dev/hub/store"
+	"headwater.dev/hub/vault"
+)
+
+// Config is what a gateway needs.
+type Config struct {
+	Store store.Store
+	Vault *vault.Vault
+	Auth  *auth.Auth
+	// ExternalURL is the hub's address as agents know it, https://host[:port].
+	ExternalURL string
+	// Clock is time.Now when nil.
+	Clock func() time.Time
+	// Logger may be nil.
+	Logger *slog.Logger
+	// Registerer takes the gateway's metrics; nil for none.
+	Registerer prometheus.Registerer
+}
+
+const (
+	// drainPatience bounds the wait for open streams at the end of Run.
+	drainPatience = 5 * time.Second
+	// writePatience bounds the time an agent may take to read one message.
+	writePatience = 30 * time.Second
+	// readPatience bounds the time an agent may take to send one report.
+	readPatience = 30 * time.Second
+)
+
+// Gateway is the agents' door. Make it with New, mount Handler, and keep Run
+// running.
+type Gateway struct {
+	store    store.Store
+	vault    *vault.Vault
+	auth     *auth.Auth
+	audience string
+	clock    func() time.Time
+	log      *slog.Logger
+	metrics  *metrics
+	streams  *streams
+	sessions *sessions
+	handler  http.Handler
+
+	draining  chan struct{}
+	drainOnce sync.Once
+}
+
+// New makes a gateway.
+func New(c Config) *Gateway {
+	g := &Gateway{
+		store:    c.Store,
+		vault:    c.Vault,
+		auth:     c.Auth,
+		audience: trimSlash(c.ExternalURL) + link.PathToken,
+		clock:    c.Clock,
+		log:      c.Logger,
+		streams:  newStreams(),
+		draining: make(chan struct{}),
+	}
+	if g.clock == nil {
+		g.clock = time.Now
+	}
+	if g.log == nil {
+		g.log = slog.New(slog.NewTextHandler(io.Discard, nil))
+	}
+	g.sessions = newSessions(g.clock)
+	g.metrics = newMetrics(c.Registerer)
+	mux := http.NewServeMux()
+	mux.HandleFunc("POST "+link.PathToken, g.serveToken)
+	mux.HandleFunc("GET "+link.PathDesired, g.serveDesired)
+	mux.HandleFunc("POST "+link.PathObserved, g.serveObserved)
+	mux.HandleFunc("/", func(w http.ResponseWriter, _ *http.Request) {
+		fail(w, &refusal{http.StatusNotFound, "PathNotFound", "there is no such path at the agents' door"})
+	})
+	g.handler = mux
+	return g
+}
+
+// Handler serves everything below /agents/v1/. The server it is mounted in must
+// not cut answers off after a fixed time: streams last for minutes.
+func (g *Gateway) Handler() http.Handler { return g.handler }
+
+// Run wakes the streams of a cluster when something desired of it changed. It
+// returns nil when ctx ended and the streams have gone.
+func (g *Gateway) Run(ctx context.Context) error {
+	for ctx.Err() == nil {
+		err := g.follow(ctx)
+		if ctx.Err() != nil {
+			break
+		}
+		g.metrics.watches.Inc()
+		g.log.Warn("store watch ended, watching anew", "error", err)
+		// Whatever changed meanwhile is found by looking.
+		g.streams.wakeAll()
+		select {
+		case <-time.After(time.Second):
+		case <-ctx.Done():
+		}
+	}
+	g.drainOnce.Do(func() { close(g.draining) })
+	if !g.streams.wait(drainPatience) {
+		g.log.Warn("streams were still open at the end", "count", g.streams.count())
+	}
+	return nil
+}
+
+// follow watches until that breaks.
+func (g *Gateway) follow(ctx context.Context) error {
+	_, page, err := g.store.List(ctx, store.List{Prefix: resources, Limit: 1})
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	events, err := g.store.Watch(ctx, resources, page.Revision)
+	if err != nil {
+		return err
+	}
+	g.streams.wakeAll() // for what changed before the watch began
+	for e := range events {
+		if e.Err != nil {
+			return e.Err
+		}
+		if e.Part == store.Observed && !e.Deleted {
+			continue
+		}
+		if cluster, ok := clusterOf(e.Key); ok {
+			g.streams.wake(cluster)
+		}
+	}
+	return errors.New("the watch was closed")
+}
+
+// refusal is a clean error for the agent. Its text never holds a secret.
+type refusal struct {
+	status  int
+	code    string
+	message string
+}
+
+func (r *refusal) Error() string { return r.code + ": " + r.message }
+
+// fail answers with an error in ARM's shape.
+func fail(w http.ResponseWriter, r *refusal) {
+	body := map[string]any{"error": map[string]string{"code": r.code, "message": r.message}}
+	answer(w, r.status, body)
+}
+
+func answer(w http.ResponseWriter, status int, body any) {
+	w.Header().Set("Content-Type", "application/json; charset=utf-8")
+	w.Header().Set("Cache-Control", "no-store")
+	w.Header().Set("X-Content-Type-Options", "nosniff")
+	w.WriteHeader(status)
+	_ = json.NewEncoder(w).Encode(body) // the agent is gone: nobody to tell
+}
+
+// problem turns any error into an answer; what is not meant for the agent goes
+// to the log.
+func (g *Gateway) problem(w http.ResponseWriter, r *http.Request, err error) {
+	var known *refusal
+	var denial *auth.Denial
+	switch {
+	case errors.As(err, &known):
+		fail(w, known)
+	case errors.As(err, &denial):
+		w.Header().Set("WWW-Authenticate", "Bearer")
+		fail(w, &refusal{denial.Status, denial.Code, denial.Message})
+	case r.Context().Err() != nil:
+		// The agent hung up.
+	default:
+		g.log.Error("agent's request failed", "path", r.URL.Path, "error", err)
+		w.Header().Set("Retry-After", "2")
+		fail(w, &refusal{http.StatusServiceUnavailable, "ServiceUnavailable", "the hub cannot reach its storage; try again"})
+	}
+}

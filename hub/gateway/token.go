@@ -1,0 +1,147 @@
+package gateway
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"net/http"
+	"time"
+
+	"github.com/go-jose/go-jose/v4"
+	"github.com/go-jose/go-jose/v4/jwt"
+
+	"headwater.dev/api/link"
+	"headwater.dev/hub/auth"
+	"headwater.dev/hub/store"
+)
+
+const (
+	// maxForm bounds a token request, in bytes.
+	maxForm = 16 << 10
+	// maxAssertion is how far ahead an assertion may expire.
+	maxAssertion = 5 * time.Minute
+	// maxAssertionID bounds a jti, in bytes.
+	maxAssertionID = 128
+	// assertions is the family of the records of used assertions.
+	assertions = "/agent-assertions/"
+)
+
+// oauthError is a refusal in the words of OAuth 2.
+func oauthError(w http.ResponseWriter, status int, code, description string) {
+	answer(w, status, map[string]string{"error": code, "error_description": description})
+}
+
+// serveToken gives an agent a token for an assertion signed with its cluster's
+// key.
+func (g *Gateway) serveToken(w http.ResponseWriter, r *http.Request) {
+	_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(readPatience)) // else the server's own limit
+	r.Body = http.MaxBytesReader(w, r.Body, maxForm)
+	if err := r.ParseForm(); err != nil {
+		g.metrics.tokens.WithLabelValues("malformed").Inc()
+		oauthError(w, http.StatusBadRequest, "invalid_request", "the body is not a form of at most 16 KiB")
+		return
+	}
+	if r.PostForm.Get("grant_type") != "client_credentials" || r.PostForm.Get("client_assertion_type") != link.ClientAssertionType {
+		g.metrics.tokens.WithLabelValues("malformed").Inc()
+		oauthError(w, http.StatusBadRequest, "unsupported_grant_type", "use grant_type client_credentials with client_assertion_type "+link.ClientAssertionType)
+		return
+	}
+	c, err := g.prove(r.Context(), r.PostForm.Get("client_assertion"))
+	var known *refusal
+	switch {
+	case errors.As(err, &known):
+		g.metrics.tokens.WithLabelValues("refused").Inc()
+		g.log.Warn("agent refused", "reason", known.message, "from", r.RemoteAddr)
+		oauthError(w, known.status, known.code, known.message)
+		return
+	case err != nil:
+		g.metrics.tokens.WithLabelValues("failed").Inc()
+		g.problem(w, r, err)
+		return
+	}
+	token, life, err := g.auth.IssueAgent(c.record.Key, c.fingerprint)
+	if err != nil {
+		g.metrics.tokens.WithLabelValues("failed").Inc()
+		g.problem(w, r, err)
+		return
+	}
+	g.metrics.tokens.WithLabelValues("granted").Inc()
+	answer(w, http.StatusOK, link.Token{AccessToken: token, TokenType: "Bearer", ExpiresIn: int64(life / time.Second)})
+}
+
+func refuseAssertion(message string) error {
+	return &refusal{http.StatusUnauthorized, "invalid_client", message}
+}
+
+// prove answers the cluster whose key signed the assertion. Who does not hold
+// the key learns nothing, not even whether the cluster exists.
+func (g *Gateway) prove(ctx context.Context, assertion string) (cluster, error) {
+	stranger := refuseAssertion("the cluster is not registered, or the assertion is not signed with its key")
+	parsed, err := jwt.ParseSigned(assertion, []jose.SignatureAlgorithm{jose.RS256})
+	if err != nil {
+		return cluster{}, stranger
+	}
+	var claims jwt.Claims
+	if err := parsed.UnsafeClaimsWithoutVerification(&claims); err != nil {
+		return cluster{}, stranger
+	}
+	key, err := parseID(claims.Issuer)
+	if err != nil {
+		return cluster{}, stranger
+	}
+	c, err := g.cluster(ctx, key)
+	if errors.Is(err, errNoCluster) {
+		return cluster{}, stranger
+	}
+	if err != nil {
+		return cluster{}, err
+	}
+	if err := parsed.Claims(c.key, &claims); err != nil {
+		return cluster{}, stranger
+	}
+	if err := g.checkClaims(claims, key); err != nil {
+		return cluster{}, err
+	}
+	return c, g.once(ctx, key, claims)
+}
+
+// checkClaims looks at an assertion whose signature is good.
+func (g *Gateway) checkClaims(claims jwt.Claims, key string) error {
+	now := g.clock()
+	subject, err := parseID(claims.Subject)
+	switch {
+	case err != nil || subject != key:
+		return refuseAssertion("the assertion's subject is not its issuer")
+	case len(claims.Audience) != 1 || claims.Audience[0] != g.audience:
+		return refuseAssertion("the assertion is for another audience than " + g.audience)
+	case claims.ID == "" || len(claims.ID) > maxAssertionID:
+		return refuseAssertion("the assertion has no jti, or one that is too long")
+	case claims.Expiry == nil || now.After(claims.Expiry.Time().Add(auth.Skew)):
+		return refuseAssertion("the assertion has expired; compare the clocks")
+	case claims.Expiry.Time().After(now.Add(maxAssertion + auth.Skew)):
+		return refuseAssertion("the assertion is good for more than five minutes; compare the clocks")
+	case claims.NotBefore != nil && claims.NotBefore.Time().After(now.Add(auth.Skew)):
+		return refuseAssertion("the assertion is not valid yet; compare the clocks")
+	}
+	return nil
+}
+
+// once lets an assertion through one single time, whichever replica sees it.
+func (g *Gateway) once(ctx context.Context, key string, claims jwt.Claims) error {
+	sum := sha256.Sum256([]byte(key + "\n" + claims.ID))
+	value, err := json.Marshal(map[string]any{"cluster": key, "expires": claims.Expiry.Time().UTC()})
+	if err != nil {
+		return err
+	}
+	_, err = g.store.Put(ctx, store.Put{
+		Key:   assertions + hex.EncodeToString(sum[:]),
+		Value: value,
+		TTL:   maxAssertion + 3*auth.Skew,
+	})
+	if errors.Is(err, store.ErrExists) {
+		return refuseAssertion("the assertion was used before")
+	}
+	return err
+}
