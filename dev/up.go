@@ -41,7 +41,9 @@ func Up(ctx context.Context, o Options) (*System, error) {
 	}
 	s := &System{Options: o, journal: &journal{begin: time.Now(), out: o.Progress}, unlock: unlock}
 	if err := s.up(ctx); err != nil {
-		err = errors.Join(err, s.stop())
+		leaving, cancel := context.WithTimeout(context.WithoutCancel(ctx), connectTimeout)
+		err = errors.Join(err, s.leave(leaving), s.stop())
+		cancel()
 		unlock()
 		return nil, fmt.Errorf("bring the system up (logs are in %s): %w", o.Dir, err)
 	}
