@@ -150,7 +150,8 @@ func (g *Gateway) follow(ctx context.Context) error {
 		if e.Part == store.Observed && !e.Deleted {
 			continue
 		}
-		if cluster, ok := clusterOf(e.Key); ok {
+		cluster, ok := clusterOf(e.Key)
+		if _, item := itemOf(cluster, e.Key); ok && (item || e.Key == cluster) {
 			g.streams.wake(cluster)
 		}
 	}
