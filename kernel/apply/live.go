@@ -1,0 +1,178 @@
+package apply
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/fluxcd/cli-utils/pkg/kstatus/status"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/types"
+)
+
+// Health of an object, as kstatus computes it.
+type Health = status.Status
+
+// Healths.
+const (
+	Current     = status.CurrentStatus
+	InProgress  = status.InProgressStatus
+	Failed      = status.FailedStatus
+	Terminating = status.TerminatingStatus
+	NotFound    = status.NotFoundStatus
+	Unknown     = status.UnknownStatus
+)
+
+// Live is what is kept of an object in the cluster.
+type Live struct {
+	Exists          bool
+	UID             types.UID
+	ResourceVersion string
+	Deleting        bool
+	// Owner by its labels.
+	Owner types.NamespacedName
+	// Fields is a digest of the set of fields that our manager owns: it changes
+	// when somebody else writes one of them, and not otherwise.
+	Fields string
+	// Left is set while fields belong to a manager that we take over from.
+	Left bool
+	// Others are the other managers of fields outside the status, last writer
+	// first.
+	Others []string
+	// Steering holds the object's annotations and labels of our group that
+	// steer the engine, by their short names.
+	Steering map[string]string
+	Health   Health
+	Message  string
+}
+
+// liveOf reduces an object; full is nil when only its metadata is known.
+func (w *Watcher) liveOf(o metav1.Object, full *unstructured.Unstructured, judge Judge) Live {
+	l := Live{
+		Exists: true, UID: o.GetUID(), ResourceVersion: o.GetResourceVersion(),
+		Deleting: o.GetDeletionTimestamp() != nil,
+		Owner:    w.ownerOf(o),
+	}
+	for _, key := range []string{keySSA, keyPrune, keyReconcile} {
+		value, ok := o.GetAnnotations()[w.group+"/"+key]
+		if !ok {
+			value, ok = o.GetLabels()[w.group+"/"+key]
+		}
+		if !ok {
+			continue
+		}
+		if l.Steering == nil {
+			l.Steering = map[string]string{}
+		}
+		l.Steering[key] = value
+	}
+	w.managers(&l, o.GetManagedFields())
+	if l.Steering[keySSA] == ssaMerge {
+		l.Left = false
+	}
+	l.Health, l.Message = judge.health(full, l.Deleting)
+	return l
+}
+
+func (w *Watcher) managers(l *Live, entries []metav1.ManagedFieldsEntry) {
+	slices.SortStableFunc(entries, func(a, b metav1.ManagedFieldsEntry) int {
+		if a.Time == nil || b.Time == nil {
+			return 0
+		}
+		return b.Time.Compare(a.Time.Time)
+	})
+	for _, f := range entries {
+		if f.Subresource == "status" {
+			continue
+		}
+		if f.Manager == w.manager && f.Operation == metav1.ManagedFieldsOperationApply {
+			if f.FieldsV1 != nil {
+				sum := sha256.Sum256(f.FieldsV1.Raw)
+				l.Fields = hex.EncodeToString(sum[:8])
+			}
+			continue
+		}
+		if f.Subresource == "" && (strings.HasPrefix(f.Manager, "kubectl") || f.Manager == w.manager ||
+			strings.HasPrefix(f.Manager, "before-first-apply")) {
+			l.Left = true
+		}
+		if !slices.Contains(l.Others, f.Manager) {
+			l.Others = append(l.Others, f.Manager)
+		}
+	}
+}
+
+// Judge computes the health of objects; kinds that it does not know are left
+// to kstatus. The zero Judge knows none.
+type Judge map[schema.GroupKind]func(*unstructured.Unstructured) (Health, string)
+
+func (j Judge) health(u *unstructured.Unstructured, deleting bool) (Health, string) {
+	if deleting {
+		return Terminating, "being deleted"
+	}
+	if u == nil {
+		return Current, ""
+	}
+	gk := u.GroupVersionKind().GroupKind()
+	if f, ok := j[gk]; ok {
+		return f(u)
+	}
+	if gk.Group == "batch" && gk.Kind == "Job" {
+		return jobHealth(u)
+	}
+	r, err := status.Compute(u)
+	if err != nil {
+		return Unknown, err.Error()
+	}
+	return r.Status, r.Message
+}
+
+// jobHealth wants a Job to have ended, where kstatus is content with a start.
+func jobHealth(u *unstructured.Unstructured) (Health, string) {
+	list, _, _ := unstructured.NestedSlice(u.Object, "status", "conditions")
+	for _, item := range list {
+		c, ok := item.(map[string]any)
+		if !ok || c["status"] != "True" {
+			continue
+		}
+		message, _ := c["message"].(string)
+		switch c["type"] {
+		case "Complete":
+			return Current, "Job completed"
+		case "Failed":
+			return Failed, "Job failed: " + message
+		}
+	}
+	return InProgress, "Job in progress"
+}
+
+// plain are kinds without a status that matters: their metadata is enough.
+func plain(gk schema.GroupKind) bool {
+	switch gk.Group {
+	case "":
+		switch gk.Kind {
+		case "ConfigMap", "Secret", "ServiceAccount", "Namespace", "LimitRange", "ResourceQuota", "Endpoints":
+			return true
+		}
+	case "rbac.authorization.k8s.io", "scheduling.k8s.io", "storage.k8s.io", "node.k8s.io", "admissionregistration.k8s.io":
+		return true
+	case "networking.k8s.io":
+		return gk.Kind == "NetworkPolicy" || gk.Kind == "IngressClass"
+	}
+	return false
+}
+
+// olderThan compares resource versions, which are numbers; what is no number
+// is never older.
+func olderThan(a, b string) bool {
+	x, err := strconv.ParseUint(a, 10, 64)
+	if err != nil {
+		return false
+	}
+	y, err := strconv.ParseUint(b, 10, 64)
+	return err == nil && x < y
+}

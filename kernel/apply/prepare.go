@@ -1,0 +1,101 @@
+package apply
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+
+	"github.com/fluxcd/pkg/ssa/normalize"
+	"github.com/fluxcd/pkg/ssa/utils"
+	"k8s.io/apimachinery/pkg/api/meta"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/types"
+)
+
+// Steering annotations and labels, below the engine's group.
+const (
+	labelName      = "name"
+	labelNamespace = "namespace"
+
+	keySSA       = "ssa"
+	keyForce     = "force"
+	keyPrune     = "prune"
+	keyReconcile = "reconcile"
+
+	disabled = "disabled"
+	enabled  = "enabled"
+
+	ssaIgnore       = "Ignore"
+	ssaMerge        = "Merge"
+	ssaIfNotPresent = "IfNotPresent"
+)
+
+// prepare gives normalised copies with the labels of their owner.
+func (e *Engine) prepare(r Request) ([]*unstructured.Unstructured, error) {
+	out := make([]*unstructured.Unstructured, 0, len(r.Objects))
+	seen := make(map[ID]bool, len(r.Objects))
+	for _, u := range r.Objects {
+		id := RefOf(u).ID
+		if seen[id] {
+			return nil, fmt.Errorf("%s is there twice: remove one", nameOf(id))
+		}
+		seen[id] = true
+		u = u.DeepCopy()
+		utils.RemoveCABundleFromCRD(u)
+		if err := normalize.UnstructuredList([]*unstructured.Unstructured{u}); err != nil {
+			return nil, objectError(u, "normalisation", err)
+		}
+		unstructured.RemoveNestedField(u.Object, "metadata", "creationTimestamp")
+		unstructured.RemoveNestedField(u.Object, "metadata", "managedFields")
+		e.setOwner(u, r.Owner)
+		out = append(out, u)
+	}
+	return out, nil
+}
+
+func (e *Engine) key(name string) string { return e.Group + "/" + name }
+
+func (e *Engine) setOwner(u *unstructured.Unstructured, owner types.NamespacedName) {
+	labels := u.GetLabels()
+	if labels == nil {
+		labels = map[string]string{}
+	}
+	labels[e.key(labelName)], labels[e.key(labelNamespace)] = owner.Name, owner.Namespace
+	u.SetLabels(labels)
+}
+
+// steers reports whether an object says so for a key, as annotation or label.
+func (e *Engine) steers(u *unstructured.Unstructured, key, value string) bool {
+	return u.GetAnnotations()[e.key(key)] == value || u.GetLabels()[e.key(key)] == value
+}
+
+// fit finds the resource of an object and corrects its namespace.
+func fit(r Request, u *unstructured.Unstructured) (*meta.RESTMapping, error) {
+	gvk := u.GroupVersionKind()
+	m, err := r.Access.Mapper.RESTMapping(gvk.GroupKind(), gvk.Version)
+	if err != nil {
+		if meta.IsNoMatchError(err) {
+			return nil, fmt.Errorf("no matches for kind %q in version %q: install its CustomResourceDefinition first", gvk.Kind, gvk.GroupVersion())
+		}
+		return nil, fmt.Errorf("look up kind %q: %w", gvk.Kind, err)
+	}
+	if m.Scope.Name() == meta.RESTScopeNameRoot {
+		u.SetNamespace("")
+		return m, nil
+	}
+	if u.GetNamespace() == "" {
+		return nil, errors.New("metadata.namespace is missing: set it, or spec.targetNamespace of the Kustomization")
+	}
+	return m, nil
+}
+
+func digestOf(u *unstructured.Unstructured) (string, error) {
+	raw, err := json.Marshal(u.Object)
+	if err != nil {
+		return "", fmt.Errorf("encode: %w", err)
+	}
+	sum := sha256.Sum256(raw)
+	return hex.EncodeToString(sum[:16]), nil
+}

@@ -1,0 +1,116 @@
+package apply
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"sync"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+)
+
+// Pruned is what a Prune did.
+type Pruned struct {
+	Changes []Change
+	// Left are the objects that failed or were not tried; they stay in the
+	// inventory. Going are those that were told to go and may not be gone yet.
+	Left, Going []Ref
+}
+
+// Prune deletes objects in the reverse of the order in which they are applied.
+// An object that carries another owner's labels, or none, was never ours or is
+// so no more and is left alone, as is one that opts out. A stage with an object
+// that could not be deleted ends the prune, so that definitions do not go before
+// what they define.
+func (e *Engine) Prune(ctx context.Context, t Tenant, refs []Ref) (*Pruned, error) {
+	refs = slices.Clone(refs)
+	sortRefs(refs)
+	slices.Reverse(refs)
+	out := &Pruned{}
+	for start := 0; start < len(refs); {
+		end := start + 1
+		for end < len(refs) && stageOf(refs[end].GroupKind.Kind) == stageOf(refs[start].GroupKind.Kind) {
+			end++
+		}
+		if failed := e.pruneStage(ctx, t, refs[start:end], out); len(failed) > 0 {
+			out.Left = append(out.Left, refs[end:]...)
+			return out, joined(failed)
+		}
+		start = end
+	}
+	return out, ctx.Err()
+}
+
+func (e *Engine) pruneStage(ctx context.Context, t Tenant, stage []Ref, out *Pruned) []error {
+	type outcome struct {
+		action Action
+		going  bool
+		err    error
+	}
+	results := make([]outcome, len(stage))
+	slots := make(chan struct{}, max(1, e.Parallel))
+	var wg sync.WaitGroup
+	for i, ref := range stage {
+		slots <- struct{}{}
+		wg.Go(func() {
+			defer func() { <-slots }()
+			o := &results[i]
+			o.action, o.going, o.err = e.pruneObject(ctx, t, ref)
+		})
+	}
+	wg.Wait()
+	var failed []error
+	for i, ref := range stage {
+		o := results[i]
+		if o.err != nil {
+			failed = append(failed, &ObjectError{Ref: ref, Verb: "delete", Err: o.err})
+			out.Left = append(out.Left, ref)
+		}
+		if o.going {
+			out.Going = append(out.Going, ref)
+		}
+		if o.action != "" {
+			out.Changes = append(out.Changes, Change{Ref: ref, Action: o.action})
+		}
+	}
+	return failed
+}
+
+func (e *Engine) pruneObject(ctx context.Context, t Tenant, ref Ref) (Action, bool, error) {
+	live, known := e.Watcher.Live(t, ref)
+	if !known {
+		var err error
+		if live, err = e.Watcher.Get(ctx, t, ref); err != nil {
+			if meta.IsNoMatchError(errors.Unwrap(err)) {
+				return "", false, nil // the kind is gone, and its objects with it
+			}
+			return "", false, errors.Unwrap(err)
+		}
+	}
+	if !live.Exists {
+		return "", false, nil
+	}
+	if live.Owner != t.Owner || live.Steering[keyPrune] == disabled || live.Steering[keyReconcile] == disabled {
+		return Skipped, false, nil
+	}
+	if live.Deleting {
+		return "", true, nil
+	}
+	m, err := t.Access.Mapper.RESTMapping(ref.GroupKind, ref.Version)
+	if err != nil {
+		return "", false, err
+	}
+	u := &unstructured.Unstructured{}
+	u.SetNamespace(ref.Namespace)
+	background := metav1.DeletePropagationBackground
+	err = resourceOf(Request{Tenant: t}, m, u).Delete(ctx, ref.Name, metav1.DeleteOptions{
+		PropagationPolicy: &background, Preconditions: &metav1.Preconditions{UID: &live.UID},
+	})
+	if apierrors.IsNotFound(err) {
+		return "", false, nil
+	}
+	return Deleted, err == nil, err
+}

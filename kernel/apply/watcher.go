@@ -1,0 +1,348 @@
+package apply
+
+import (
+	"context"
+	"maps"
+	"slices"
+	"sync"
+	"time"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/types"
+)
+
+// Watcher knows the live state of the objects that owners have applied or wait
+// for. It watches as the tenants: one watch for an identity and kind, over the
+// whole cluster where the tenant may, else one for each namespace in use. It
+// keeps a few words of each object and wakes an owner when the health of one
+// of its objects changes or somebody else changes it.
+//
+// What it knows only saves requests: an empty Watcher is always right.
+type Watcher struct {
+	manager, group string
+	wake           func(types.NamespacedName)
+	now            func() time.Time
+
+	mu     sync.Mutex
+	base   context.Context
+	owners map[types.NamespacedName]*tracked
+	scopes map[scopeKey]*scope
+	narrow map[family]bool
+}
+
+// tracked is what is known about one owner.
+type tracked struct {
+	tenant   Tenant
+	refs     map[ID]Ref // own objects, which carry the owner's labels
+	others   map[ID]Ref // objects that the owner waits for
+	judge    Judge
+	scopes   map[scopeKey]bool
+	receipts map[ID]receipt
+	fights   map[ID]*corrections
+}
+
+// receipt is how we left an object.
+type receipt struct {
+	want   string // digest of the object applied
+	fields string
+	uid    types.UID
+	// creates marks an object that is left alone once it exists.
+	creates bool
+}
+
+// holds reports whether an object is still as it was left, and was to be so.
+func (r receipt) holds(want string, l Live) bool {
+	if r.want != want || !l.Exists || l.Deleting || r.uid != l.UID {
+		return false
+	}
+	return r.creates || (r.fields == l.Fields && !l.Left)
+}
+
+// NewWatcher returns a Watcher for the objects of a field manager, whose owner
+// labels are in group. It calls wake, which must not block, from its own
+// goroutines.
+func NewWatcher(manager, group string, wake func(types.NamespacedName)) *Watcher {
+	return &Watcher{
+		manager: manager, group: group, wake: wake, now: time.Now,
+		owners: map[types.NamespacedName]*tracked{}, scopes: map[scopeKey]*scope{}, narrow: map[family]bool{},
+	}
+}
+
+// Start lets the watches run until the context ends.
+func (w *Watcher) Start(ctx context.Context) error {
+	w.mu.Lock()
+	w.base = ctx
+	for _, s := range w.scopes {
+		w.launch(s)
+	}
+	w.mu.Unlock()
+	<-ctx.Done()
+	return nil
+}
+
+// Interest is what an owner wants watched.
+type Interest struct {
+	Tenant
+	// Objects carry the owner's labels; Others are looked up by name.
+	Objects, Others []Ref
+	Judge           Judge
+}
+
+// Track replaces what is watched for an owner.
+func (w *Watcher) Track(i Interest) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	t := w.owners[i.Owner]
+	if t == nil {
+		t = &tracked{receipts: map[ID]receipt{}, fights: map[ID]*corrections{}}
+		w.owners[i.Owner] = t
+	}
+	if t.tenant.Identity != i.Identity {
+		clear(t.receipts)
+	}
+	t.tenant, t.judge = i.Tenant, i.Judge
+	t.refs, t.others = byID(i.Objects), byID(i.Others)
+	maps.DeleteFunc(t.receipts, func(id ID, _ receipt) bool { _, ok := t.refs[id]; return !ok })
+	maps.DeleteFunc(t.fights, func(id ID, _ *corrections) bool { _, ok := t.refs[id]; return !ok })
+	w.retarget(i.Owner, t)
+}
+
+func byID(refs []Ref) map[ID]Ref {
+	out := make(map[ID]Ref, len(refs))
+	for _, r := range refs {
+		out[r.ID] = r
+	}
+	return out
+}
+
+// Forget ends all watching for an owner.
+func (w *Watcher) Forget(owner types.NamespacedName) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	t := w.owners[owner]
+	if t == nil {
+		return
+	}
+	delete(w.owners, owner)
+	for key := range t.scopes {
+		w.leave(owner, key)
+	}
+}
+
+// retarget joins and leaves watches so that they cover what t tracks.
+func (w *Watcher) retarget(owner types.NamespacedName, t *tracked) {
+	need := map[scopeKey]bool{}
+	for _, ref := range t.refs {
+		need[w.keyOf(t.tenant, ref)] = true
+	}
+	for _, ref := range t.others {
+		need[namedKey(t.tenant, ref)] = true
+	}
+	for key := range t.scopes {
+		if !need[key] {
+			w.leave(owner, key)
+		}
+	}
+	for key := range need {
+		w.join(owner, t, key)
+	}
+	t.scopes = need
+}
+
+// Synced reports whether everything tracked for an owner has been listed once,
+// or may not be.
+func (w *Watcher) Synced(owner types.NamespacedName) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	t := w.owners[owner]
+	if t == nil {
+		return false
+	}
+	for key := range t.scopes {
+		if s := w.scopes[key]; s != nil && !s.synced && !s.blind {
+			return false
+		}
+	}
+	return true
+}
+
+// Blind lists the tracked objects that the tenant may not watch.
+func (w *Watcher) Blind(owner types.NamespacedName) []Ref {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	t := w.owners[owner]
+	if t == nil {
+		return nil
+	}
+	var out []Ref
+	for _, ref := range t.refs {
+		if s := w.scopes[w.keyOf(t.tenant, ref)]; s == nil || s.blind {
+			out = append(out, ref)
+		}
+	}
+	for _, ref := range t.others {
+		if s := w.scopes[namedKey(t.tenant, ref)]; s == nil || s.blind {
+			out = append(out, ref)
+		}
+	}
+	sortRefs(out)
+	return out
+}
+
+// Live gives what is known of an object; known is false when it is not watched
+// (yet). An object known not to exist is the zero Live.
+func (w *Watcher) Live(t Tenant, ref Ref) (l Live, known bool) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	l, s := w.find(t, ref)
+	return l, s != nil && !s.blind && (s.synced || l.Exists)
+}
+
+// find prefers the watch by labels, and falls back to the one by name.
+func (w *Watcher) find(t Tenant, ref Ref) (Live, *scope) {
+	s := w.scopes[w.keyOf(t, ref)]
+	if s == nil {
+		s = w.scopes[namedKey(t, ref)]
+	}
+	if s == nil {
+		return Live{}, nil
+	}
+	return s.live[ref.ID], s
+}
+
+// observed takes in an object that an answer of the API server held.
+func (w *Watcher) observed(t Tenant, ref Ref, u *unstructured.Unstructured) Live {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	var judge Judge
+	if o := w.owners[t.Owner]; o != nil {
+		judge = o.judge
+	}
+	l := w.liveOf(u, u, judge)
+	for _, key := range []scopeKey{w.keyOf(t, ref), namedKey(t, ref)} {
+		if s := w.scopes[key]; s != nil && !olderThan(l.ResourceVersion, s.live[ref.ID].ResourceVersion) {
+			s.live[ref.ID] = l
+		}
+	}
+	return l
+}
+
+func (w *Watcher) receipt(owner types.NamespacedName, id ID) receipt {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if t := w.owners[owner]; t != nil {
+		return t.receipts[id]
+	}
+	return receipt{}
+}
+
+func (w *Watcher) setReceipt(owner types.NamespacedName, id ID, r receipt) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if t := w.owners[owner]; t != nil {
+		t.receipts[id] = r
+	}
+}
+
+// Undisturbed reports whether every tracked object of an owner is known to be
+// as it was left.
+func (w *Watcher) Undisturbed(owner types.NamespacedName) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	t := w.owners[owner]
+	if t == nil {
+		return false
+	}
+	for id, ref := range t.refs {
+		l, s := w.find(t.tenant, ref)
+		if s == nil || !s.synced || s.blind {
+			return false
+		}
+		if l.Steering[keySSA] == ssaIgnore || l.Steering[keyReconcile] == disabled {
+			continue
+		}
+		if r, ok := t.receipts[id]; !ok || !r.holds(r.want, l) {
+			return false
+		}
+	}
+	return true
+}
+
+// changed takes in an event and wakes whom it concerns.
+func (w *Watcher) changed(s *scope, id ID, o metav1.Object, full *unstructured.Unstructured) {
+	w.mu.Lock()
+	if olderThan(o.GetResourceVersion(), s.live[id].ResourceVersion) {
+		w.mu.Unlock()
+		return
+	}
+	var judge Judge
+	for _, owner := range w.concerned(s, id, w.ownerOf(o)) {
+		judge = w.owners[owner].judge
+	}
+	w.mu.Unlock()
+
+	l := w.liveOf(o, full, judge) // the expensive part
+
+	w.mu.Lock()
+	old := s.live[id]
+	if olderThan(l.ResourceVersion, old.ResourceVersion) {
+		w.mu.Unlock()
+		return
+	}
+	s.live[id] = l
+	wake := w.concerned(s, id, l.Owner)
+	wake = slices.DeleteFunc(wake, func(owner types.NamespacedName) bool { return !w.matters(owner, id, old, l) })
+	w.mu.Unlock()
+	for _, owner := range wake {
+		w.wake(owner)
+	}
+}
+
+func (w *Watcher) ownerOf(o metav1.Object) types.NamespacedName {
+	labels := o.GetLabels()
+	return types.NamespacedName{Namespace: labels[w.group+"/"+labelNamespace], Name: labels[w.group+"/"+labelName]}
+}
+
+// gone takes in a deletion, or that an object lost its labels.
+func (w *Watcher) gone(s *scope, id ID, version string) {
+	w.mu.Lock()
+	old, ok := s.live[id]
+	if !ok || olderThan(version, old.ResourceVersion) {
+		w.mu.Unlock()
+		return
+	}
+	delete(s.live, id)
+	wake := w.concerned(s, id, old.Owner)
+	w.mu.Unlock()
+	for _, owner := range wake {
+		w.wake(owner)
+	}
+}
+
+// concerned lists the owners that track an object in a scope.
+func (w *Watcher) concerned(s *scope, id ID, label types.NamespacedName) []types.NamespacedName {
+	if s.key.name == "" {
+		if t := w.owners[label]; t != nil && s.users[label] {
+			if _, ok := t.refs[id]; ok {
+				return []types.NamespacedName{label}
+			}
+		}
+		return nil
+	}
+	var out []types.NamespacedName
+	for owner := range s.users {
+		if w.owners[owner] != nil {
+			out = append(out, owner)
+		}
+	}
+	return out
+}
+
+func (w *Watcher) matters(owner types.NamespacedName, id ID, old, l Live) bool {
+	if old.Health != l.Health || old.Exists != l.Exists || old.Deleting != l.Deleting || !maps.Equal(old.Steering, l.Steering) {
+		return true
+	}
+	r, ok := w.owners[owner].receipts[id]
+	return ok && !r.holds(r.want, l)
+}
