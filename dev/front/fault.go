@@ -71,6 +71,7 @@ func (f *Faults) wrap(next http.Handler) http.Handler {
 			next.ServeHTTP(w, r)
 		case fault.Hang:
 			<-r.Context().Done()
+			panic(http.ErrAbortHandler) // no answer, not an empty one
 		case fault.Redirect != "":
 			http.Redirect(w, r, strings.TrimSuffix(fault.Redirect, "/")+r.URL.RequestURI(), http.StatusFound)
 		default:
