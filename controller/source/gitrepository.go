@@ -9,6 +9,7 @@ import (
 	"reflect"
 	"time"
 
+	"github.com/fluxcd/pkg/apis/meta"
 	"github.com/fluxcd/pkg/runtime/conditions"
 	sourcev1 "github.com/fluxcd/source-controller/api/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -42,7 +43,9 @@ func (l *loops) gitRepository() *phase.Reconciler[*sourcev1.GitRepository, gitSc
 			{Name: "look for the stored artifact", Do: func(ctx context.Context, s *gitScope) error { return l.recall(ctx, &s.base) }},
 			{Name: "read the credentials", Do: l.gitCredentials},
 			{Name: "fetch and store what is new", Do: l.gitFetch},
-			{Name: "collect old artifacts", Do: func(_ context.Context, s *gitScope) error { return l.stored(&s.base) }},
+			{Name: "collect old artifacts", Do: func(_ context.Context, s *gitScope) error {
+				return l.stored(&s.base, meta.SucceededReason, fmt.Sprintf("stored artifact for revision '%s'", s.obj.Status.Artifact.Revision))
+			}},
 		},
 		Finalize: []phase.Phase[gitScope]{
 			{Name: "remove the artifacts", Do: func(_ context.Context, s *gitScope) error { return l.forget(&s.base) }},

@@ -35,9 +35,11 @@ const (
 
 // kind is how a kind is watched.
 type kind struct {
-	name       string
-	new        func() client.Object
-	list       func() client.ObjectList
+	name string
+	new  func() client.Object
+	list func() client.ObjectList
+	// secrets names the Secrets that concern an object; nil for charts, which
+	// use those of their repositories.
 	secrets    func(client.Object) []string
 	remote     func(client.Object) string
 	reconciler reconcile.Reconciler
@@ -83,6 +85,21 @@ func (l *loops) kinds() []kind {
 			list:    func() client.ObjectList { return &sourcev1.GitRepositoryList{} },
 			secrets: gitSecrets, remote: gitRemote, reconciler: l.gitRepository(),
 		},
+		{
+			name: "helmrepository", new: func() client.Object { return &sourcev1.HelmRepository{} },
+			list:    func() client.ObjectList { return &sourcev1.HelmRepositoryList{} },
+			secrets: helmSecrets, remote: helmRemote, reconciler: l.helmRepository(),
+		},
+		{
+			name: "helmchart", new: func() client.Object { return &sourcev1.HelmChart{} },
+			list:   func() client.ObjectList { return &sourcev1.HelmChartList{} },
+			remote: chartRemote, reconciler: l.helmChart(), source: chartSourceKey,
+			sources: map[string]client.Object{
+				sourcev1.HelmRepositoryKind: &sourcev1.HelmRepository{},
+				sourcev1.GitRepositoryKind:  &sourcev1.GitRepository{},
+				sourcev1.BucketKind:         &sourcev1.Bucket{},
+			},
+		},
 	}
 }
 
@@ -91,14 +108,20 @@ func (l *loops) register(k kind) error {
 	g := &gate{next: k.reconciler, client: l.client, new: k.new, remote: k.remote}
 	options := l.host.ControllerOptions()
 	options.MaxConcurrentReconciles = workers
+	secrets := l.enqueue(k.list, bySecret, client.Object.GetName)
+	if k.secrets == nil {
+		secrets = l.enqueueCharts()
+	}
 	b := ctrl.NewControllerManagedBy(mgr).Named(k.name).
 		For(k.new(), builder.WithPredicates(predicate.Or(predicate.GenerationChangedPredicate{}, predicates.ReconcileRequestedPredicate{}))).
-		WatchesMetadata(&corev1.Secret{}, l.enqueue(k.list, bySecret, client.Object.GetName),
+		WatchesMetadata(&corev1.Secret{}, secrets,
 			builder.WithPredicates(predicate.ResourceVersionChangedPredicate{}, createdSince(time.Now()))).
 		WatchesRawSource(g.source()).
 		WithOptions(options)
-	if err := mgr.GetFieldIndexer().IndexField(context.Background(), k.new(), bySecret, k.secrets); err != nil {
-		return err
+	if k.secrets != nil {
+		if err := mgr.GetFieldIndexer().IndexField(context.Background(), k.new(), bySecret, k.secrets); err != nil {
+			return err
+		}
 	}
 	if k.source != nil {
 		index := func(o client.Object) []string { return []string{k.source(o)} }
@@ -117,21 +140,36 @@ func (l *loops) register(k kind) error {
 // under a key of the event's object.
 func (l *loops) enqueue(list func() client.ObjectList, index string, key func(client.Object) string) handler.EventHandler {
 	return handler.EnqueueRequestsFromMapFunc(func(ctx context.Context, o client.Object) []reconcile.Request {
-		found := list()
-		err := l.client.List(ctx, found, client.InNamespace(o.GetNamespace()), client.MatchingFields{index: key(o)})
-		if err != nil {
-			ctrl.LoggerFrom(ctx).Error(err, "failed to find dependent objects", "index", index)
-			return nil
-		}
+		return l.find(ctx, list(), o.GetNamespace(), client.MatchingFields{index: key(o)})
+	})
+}
+
+// enqueueCharts requests the charts of the repositories that use a Secret.
+func (l *loops) enqueueCharts() handler.EventHandler {
+	return handler.EnqueueRequestsFromMapFunc(func(ctx context.Context, o client.Object) []reconcile.Request {
 		var requests []reconcile.Request
-		_ = apimeta.EachListItem(found, func(item k8sruntime.Object) error {
-			if obj, ok := item.(client.Object); ok {
-				requests = append(requests, reconcile.Request{NamespacedName: client.ObjectKeyFromObject(obj)})
-			}
-			return nil
-		})
+		for _, r := range l.find(ctx, &sourcev1.HelmRepositoryList{}, o.GetNamespace(), client.MatchingFields{bySecret: o.GetName()}) {
+			key := sourcev1.HelmRepositoryKind + "/" + r.Name
+			requests = append(requests, l.find(ctx, &sourcev1.HelmChartList{}, r.Namespace, client.MatchingFields{bySource: key})...)
+		}
 		return requests
 	})
+}
+
+// find gives requests for the objects of a namespace that an index finds.
+func (l *loops) find(ctx context.Context, list client.ObjectList, namespace string, by client.MatchingFields) []reconcile.Request {
+	if err := l.client.List(ctx, list, client.InNamespace(namespace), by); err != nil {
+		ctrl.LoggerFrom(ctx).Error(err, "failed to find dependent objects")
+		return nil
+	}
+	var requests []reconcile.Request
+	_ = apimeta.EachListItem(list, func(item k8sruntime.Object) error {
+		if obj, ok := item.(client.Object); ok {
+			requests = append(requests, reconcile.Request{NamespacedName: client.ObjectKeyFromObject(obj)})
+		}
+		return nil
+	})
+	return requests
 }
 
 // createdSince lets creations through only of objects that are younger than

@@ -47,7 +47,7 @@ type loops struct {
 	events  *event.Recorder
 	// packing holds a place for every archive that may be made at a time.
 	packing chan struct{}
-	indexes indexCache
+	etags   etags
 }
 
 // base is the part of a scope that all kinds have.
@@ -113,9 +113,9 @@ func (l *loops) publish(ctx context.Context, b *base, p artifact.Put) error {
 
 // stored sets the conditions of an object whose artifact is current, and frees
 // the room of those that were replaced.
-func (l *loops) stored(b *base) error {
+func (l *loops) stored(b *base, reason, message string) error {
 	a := *b.artifact
-	conditions.MarkTrue(b.obj, sourcev1.ArtifactInStorageCondition, meta.SucceededReason, "stored artifact for revision '%s'", a.Revision)
+	conditions.MarkTrue(b.obj, sourcev1.ArtifactInStorageCondition, reason, "%s", message)
 	for _, c := range []string{sourcev1.FetchFailedCondition, sourcev1.ArtifactOutdatedCondition, sourcev1.BuildFailedCondition, sourcev1.StorageOperationFailedCondition} {
 		conditions.Delete(b.obj, c)
 	}
@@ -141,10 +141,10 @@ func metadata(a *meta.Artifact) map[string]string {
 	}
 }
 
-// success says what Ready means once the phases are through.
+// success says what Ready means once the artifact is stored.
 func (b *base) success(interval time.Duration) phase.Success {
-	s := phase.Success{Reason: meta.SucceededReason, Interval: interval, Event: b.event}
-	s.Message = fmt.Sprintf("stored artifact for revision '%s'", (*b.artifact).Revision)
+	stored := conditions.Get(b.obj, sourcev1.ArtifactInStorageCondition)
+	s := phase.Success{Reason: stored.Reason, Message: stored.Message, Interval: interval, Event: b.event}
 	if s.Event == nil && b.failed {
 		s.Event = &event.Event{Severity: event.Info, Reason: meta.SucceededReason, Message: s.Message, Metadata: metadata(*b.artifact)}
 	}

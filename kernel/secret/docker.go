@@ -79,3 +79,8 @@ func registryHost(key string) string {
 	}
 	return host
 }
+
+// ForHost gives the credentials of one registry host.
+func ForHost(host string, b Basic) Registries {
+	return Registries{auths: map[string]Registry{registryHost(host): {Username: b.Username, Password: b.Password}}}
+}

@@ -1,0 +1,234 @@
+package source
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"iter"
+	"maps"
+	"os"
+	"path"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/Masterminds/semver/v3"
+	chart "helm.sh/helm/v4/pkg/chart/v2"
+	"helm.sh/helm/v4/pkg/chart/v2/loader"
+	"sigs.k8s.io/yaml"
+
+	"headwater.dev/kernel/artifact"
+)
+
+const (
+	// maxChart bounds the archive of a chart in bytes.
+	maxChart = 10 << 20
+	// maxChartDir bounds the files of a chart that is not packed yet.
+	maxChartDir = 100 << 20
+)
+
+// bundle is a chart as the files of its archive, without the leading
+// directory. Equal bundles give equal archives.
+type bundle struct {
+	meta  *chart.Metadata
+	files map[string][]byte
+	// missing are the dependencies that the files do not hold.
+	missing []*chart.Dependency
+}
+
+// openArchive reads a packed chart.
+func openArchive(data []byte) (*bundle, error) {
+	c, err := loader.LoadArchive(bytes.NewReader(data))
+	if err != nil {
+		return nil, fmt.Errorf("the archive is no chart: %w", err)
+	}
+	return newBundle(c)
+}
+
+// openDir reads the chart in a directory or archive of a source, whose root is
+// root.
+func openDir(root, dir string) (*bundle, error) {
+	name, err := within(root, dir)
+	if err != nil {
+		return nil, err
+	}
+	size := int64(0)
+	err = filepath.WalkDir(name, func(_ string, d fs.DirEntry, err error) error {
+		if err != nil || d.IsDir() {
+			return err
+		}
+		info, err := d.Info()
+		if err == nil {
+			size += info.Size()
+		}
+		return err
+	})
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return nil, fmt.Errorf("the source has no path %q", dir)
+	case err != nil:
+		return nil, fmt.Errorf("read chart %q: %w", dir, err)
+	case size > maxChartDir:
+		return nil, fmt.Errorf("chart %q is larger than %d bytes", dir, maxChartDir)
+	}
+	c, err := loader.Load(name)
+	if err != nil {
+		return nil, fmt.Errorf("%q is no chart: %s", dir, strings.ReplaceAll(err.Error(), root, ""))
+	}
+	return newBundle(c)
+}
+
+// within joins a path from a specification to a root that it must not leave.
+func within(root, p string) (string, error) {
+	clean := path.Clean(strings.TrimPrefix(p, "./"))
+	if !filepath.IsLocal(clean) {
+		return "", fmt.Errorf("path %q leaves the source", p)
+	}
+	return filepath.Join(root, filepath.FromSlash(clean)), nil
+}
+
+func newBundle(c *chart.Chart) (*bundle, error) {
+	if c.Metadata == nil {
+		return nil, errors.New("the chart has no Chart.yaml")
+	}
+	if err := c.Validate(); err != nil {
+		return nil, fmt.Errorf("the chart is invalid: %w", err)
+	}
+	b := &bundle{meta: c.Metadata, files: map[string][]byte{}}
+	for _, f := range c.Raw {
+		b.files[f.Name] = f.Data
+	}
+	have := map[string]bool{}
+	for _, d := range c.Dependencies() {
+		have[d.Name()] = true
+	}
+	for _, d := range c.Metadata.Dependencies {
+		if !have[d.Name] {
+			b.missing = append(b.missing, d)
+		}
+	}
+	return b, nil
+}
+
+// setVersion adds build metadata to the version of the chart.
+func (b *bundle) setVersion(metadata string) error {
+	version, err := withMetadata(b.meta.Version, metadata)
+	if err != nil || version == b.meta.Version {
+		return err
+	}
+	var fields map[string]any
+	if err := yaml.Unmarshal(b.files["Chart.yaml"], &fields); err != nil {
+		return fmt.Errorf("rewrite Chart.yaml: %w", err)
+	}
+	fields["version"] = version
+	data, err := yaml.Marshal(fields)
+	if err != nil {
+		return fmt.Errorf("rewrite Chart.yaml: %w", err)
+	}
+	b.meta.Version = version
+	b.files["Chart.yaml"] = data
+	return nil
+}
+
+// withMetadata gives a version with build metadata, when there is some.
+func withMetadata(version, metadata string) (string, error) {
+	if metadata == "" {
+		return version, nil
+	}
+	v, err := semver.NewVersion(version)
+	if err != nil {
+		return "", fmt.Errorf("chart version %q is no semantic version", version)
+	}
+	set, err := v.SetMetadata(metadata)
+	if err != nil {
+		return "", fmt.Errorf("add %q to chart version %q: %w", metadata, version, err)
+	}
+	return set.String(), nil
+}
+
+// mergeValues replaces the chart's values by those of files, later ones going
+// before earlier ones. read gives the content of a file.
+func (b *bundle) mergeValues(files []string, ignoreMissing bool, read func(string) ([]byte, error)) ([]string, error) {
+	merged := map[string]any{}
+	var used []string
+	for _, name := range files {
+		data, err := read(name)
+		if errors.Is(err, fs.ErrNotExist) && ignoreMissing {
+			continue
+		}
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil, fmt.Errorf("no values file found at path %q", name)
+		}
+		if err != nil {
+			return nil, fmt.Errorf("read values file %q: %w", name, err)
+		}
+		var values map[string]any
+		if err := yaml.Unmarshal(data, &values); err != nil {
+			return nil, fmt.Errorf("values file %q does not parse as YAML", name)
+		}
+		merged = loader.MergeMaps(merged, values)
+		used = append(used, name)
+	}
+	if len(used) == 0 {
+		return nil, nil
+	}
+	data, err := yaml.Marshal(merged)
+	if err != nil {
+		return nil, fmt.Errorf("merge values files: %w", err)
+	}
+	b.files["values.yaml"] = data
+	return used, nil
+}
+
+// readOwn gives a file of the chart itself.
+func (b *bundle) readOwn(name string) ([]byte, error) {
+	data, ok := b.files[path.Clean(name)]
+	if !ok {
+		return nil, fs.ErrNotExist
+	}
+	return data, nil
+}
+
+// readTree gives a function that reads a file of a source.
+func readTree(root string) func(string) ([]byte, error) {
+	return func(name string) ([]byte, error) {
+		file, err := within(root, name)
+		if err != nil {
+			return nil, err
+		}
+		info, err := os.Stat(file)
+		if err != nil {
+			return nil, fs.ErrNotExist
+		}
+		if !info.Mode().IsRegular() || info.Size() > maxChart {
+			return nil, errors.New("it is no file of a reasonable size")
+		}
+		return os.ReadFile(file)
+	}
+}
+
+// add puts a dependency into the chart.
+func (b *bundle) add(d *bundle) {
+	for name, data := range d.files {
+		b.files[path.Join("charts", d.meta.Name, name)] = data
+	}
+}
+
+// pack writes the archive.
+func (b *bundle) pack(w io.Writer) error { return artifact.Pack(w, b.entries()) }
+
+func (b *bundle) entries() iter.Seq2[artifact.Entry, error] {
+	return func(yield func(artifact.Entry, error) bool) {
+		for _, name := range slices.Sorted(maps.Keys(b.files)) {
+			data := b.files[name]
+			e := artifact.Entry{Path: path.Join(b.meta.Name, name), Size: int64(len(data)), Open: func() (io.ReadCloser, error) {
+				return io.NopCloser(bytes.NewReader(data)), nil
+			}}
+			if !yield(e, nil) {
+				return
+			}
+		}
+	}
+}
