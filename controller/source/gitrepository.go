@@ -91,7 +91,7 @@ func gitReference(o *sourcev1.GitRepository) git.Reference {
 func (l *loops) gitCredentials(ctx context.Context, s *gitScope) error {
 	err := l.readGitSecret(ctx, s)
 	if err == nil && s.obj.Spec.ProxySecretRef != nil {
-		err = l.readProxy(ctx, s)
+		s.creds.Proxy, err = l.proxy(ctx, s.obj, s.obj.Spec.ProxySecretRef.Name)
 	}
 	if err != nil {
 		return fetchFailed(s.obj, err)
@@ -129,17 +129,6 @@ func (l *loops) readGitSecret(ctx context.Context, s *gitScope) error {
 		return badSecret(err)
 	}
 	s.creds.Username, s.creds.Password = basic.Username, basic.Password
-	return nil
-}
-
-func (l *loops) readProxy(ctx context.Context, s *gitScope) error {
-	data, err := l.secret(ctx, s.obj, s.obj.Spec.ProxySecretRef.Name)
-	if err != nil {
-		return err
-	}
-	if s.creds.Proxy, err = data.Proxy(); err != nil {
-		return badSecret(err)
-	}
 	return nil
 }
 

@@ -3,7 +3,6 @@ package source
 import (
 	"context"
 	"crypto/sha256"
-	"crypto/tls"
 	"encoding/hex"
 	"errors"
 	"fmt"
@@ -19,7 +18,6 @@ import (
 
 	"headwater.dev/kernel/oci"
 	"headwater.dev/kernel/phase"
-	"headwater.dev/kernel/secret"
 )
 
 // chartLayers are the media types of the layer that holds a chart.
@@ -159,35 +157,6 @@ func (l *loops) helmRegistry(ctx context.Context, repo *sourcev1.HelmRepository,
 		return nil, phase.Stalled(sourcev1.URLInvalidReason, err)
 	}
 	return r, nil
-}
-
-// registries reads credentials of registries: a Docker configuration, or a
-// user name and password for one host.
-func (l *loops) registries(ctx context.Context, obj client.Object, name, host string) (secret.Registries, error) {
-	data, err := l.secret(ctx, obj, name)
-	if err != nil {
-		return secret.Registries{}, err
-	}
-	if basic, err := data.Basic(); err == nil && basic != (secret.Basic{}) {
-		return secret.ForHost(host, basic), nil
-	}
-	r, err := data.Docker()
-	if err != nil {
-		return secret.Registries{}, badSecret(err)
-	}
-	return r, nil
-}
-
-func (l *loops) certificates(ctx context.Context, obj client.Object, name string) (*tls.Config, error) {
-	data, err := l.secret(ctx, obj, name)
-	if err != nil {
-		return nil, err
-	}
-	t, err := data.TLS()
-	if err != nil {
-		return nil, badSecret(err)
-	}
-	return t.Config(), nil
 }
 
 // pullChart gets the archive of a chart from a registry, pinned by digest from

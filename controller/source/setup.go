@@ -86,6 +86,11 @@ func (l *loops) kinds() []kind {
 			secrets: gitSecrets, remote: gitRemote, reconciler: l.gitRepository(),
 		},
 		{
+			name: "ocirepository", new: func() client.Object { return &sourcev1.OCIRepository{} },
+			list:    func() client.ObjectList { return &sourcev1.OCIRepositoryList{} },
+			secrets: ociSecrets, remote: ociRemote, reconciler: l.ociRepository(),
+		},
+		{
 			name: "helmrepository", new: func() client.Object { return &sourcev1.HelmRepository{} },
 			list:    func() client.ObjectList { return &sourcev1.HelmRepositoryList{} },
 			secrets: helmSecrets, remote: helmRemote, reconciler: l.helmRepository(),

@@ -10,7 +10,6 @@ package source
 import (
 	"context"
 	"errors"
-	"fmt"
 	"time"
 
 	eventv1 "github.com/fluxcd/pkg/apis/event/v1beta1"
@@ -25,7 +24,6 @@ import (
 	"headwater.dev/kernel/git"
 	"headwater.dev/kernel/host"
 	"headwater.dev/kernel/phase"
-	"headwater.dev/kernel/secret"
 )
 
 // fieldOwner is who writes our fields, and the name in events.
@@ -170,25 +168,6 @@ func fetchFailed(obj phase.Object, err error) error {
 func storageFailed(obj phase.Object, reason string, err error) error {
 	conditions.MarkTrue(obj, sourcev1.StorageOperationFailedCondition, reason, "%s", err)
 	return phase.Transient(reason, err)
-}
-
-// secret reads a Secret of the object's namespace. A missing one is waited
-// for: its creation wakes the object.
-func (l *loops) secret(ctx context.Context, obj client.Object, name string) (secret.Secret, error) {
-	s, err := secret.Load(ctx, l.client, obj.GetNamespace(), name)
-	switch {
-	case errors.Is(err, secret.ErrMissing):
-		return s, phase.Waiting(sourcev1.AuthenticationFailedReason, l.host.Options.RequeueDependency, fmt.Errorf("failed to get authentication: %w", err))
-	case err != nil:
-		return s, phase.Transient(sourcev1.AuthenticationFailedReason, fmt.Errorf("failed to get authentication: %w", err))
-	}
-	return s, nil
-}
-
-// badSecret is the error of a Secret whose content cannot be used: a change of
-// it wakes the object.
-func badSecret(err error) error {
-	return phase.Stalled(sourcev1.AuthenticationFailedReason, fmt.Errorf("failed to get authentication: %w", err))
 }
 
 func timeout(d time.Duration) time.Duration {
