@@ -41,6 +41,7 @@ import (
 	_ "github.com/rogpeppe/go-internal/testscript"
 	_ "github.com/spf13/cobra"
 	_ "github.com/google/uuid"
+	_ "github.com/minio/minio-go/v7"
 	_ "github.com/opencontainers/go-digest"
 	_ "github.com/Masterminds/semver/v3"
 	_ "github.com/gliderlabs/ssh"
