@@ -14,6 +14,8 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 )
 
+var errNoKind = errors.New("no matches for kind")
+
 // Steering annotations and labels, below the engine's group.
 const (
 	labelName      = "name"
@@ -77,7 +79,7 @@ func fit(r Request, u *unstructured.Unstructured) (*meta.RESTMapping, error) {
 	m, err := r.Access.Mapper.RESTMapping(gvk.GroupKind(), gvk.Version)
 	if err != nil {
 		if meta.IsNoMatchError(err) {
-			return nil, fmt.Errorf("no matches for kind %q in version %q: install its CustomResourceDefinition first", gvk.Kind, gvk.GroupVersion())
+			return nil, fmt.Errorf("%w %q in version %q: install its CustomResourceDefinition first", errNoKind, gvk.Kind, gvk.GroupVersion())
 		}
 		return nil, fmt.Errorf("look up kind %q: %w", gvk.Kind, err)
 	}
@@ -98,4 +100,18 @@ func digestOf(u *unstructured.Unstructured) (string, error) {
 	}
 	sum := sha256.Sum256(raw)
 	return hex.EncodeToString(sum[:16]), nil
+}
+
+// Fit corrects the namespaces of objects to the scope of their kinds, where the
+// kinds are known already, and gives their references.
+func Fit(t Tenant, objects []*unstructured.Unstructured) ([]Ref, error) {
+	refs := make([]Ref, 0, len(objects))
+	for _, u := range objects {
+		if _, err := fit(Request{Tenant: t}, u); err != nil && !errors.Is(err, errNoKind) {
+			return nil, objectError(u, "build", err)
+		}
+		refs = append(refs, RefOf(u))
+	}
+	sortRefs(refs)
+	return refs, nil
 }

@@ -1,0 +1,287 @@
+package kustomize
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/fluxcd/pkg/apis/meta"
+	"github.com/fluxcd/pkg/runtime/conditions"
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/types"
+	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	kustomizev1 "github.com/fluxcd/kustomize-controller/api/v1"
+
+	"headwater.dev/kernel/apply"
+	"headwater.dev/kernel/event"
+	"headwater.dev/kernel/manifest"
+	"headwater.dev/kernel/phase"
+)
+
+// build renders the objects, unless it is known what that would give and that
+// the cluster holds it.
+func (l *loop) build(ctx context.Context, s *scope) error {
+	if err := l.variables(ctx, s); err != nil {
+		return phase.RetryAfter(meta.BuildFailedReason, s.obj.GetRetryInterval(), err)
+	}
+	root := func() (string, error) { return l.root(ctx, s) }
+	defer func() {
+		if s.tree != nil {
+			s.tree.Release()
+		}
+	}()
+	same, err := s.known.sameInputs(s, root)
+	if err != nil {
+		return err
+	}
+	if same && l.watcher.Undisturbed(s.key) {
+		return nil
+	}
+	dir, err := root()
+	if err != nil {
+		return err
+	}
+	built, err := manifest.Build(ctx, manifest.Request{
+		Root: dir, Spec: &s.obj.Spec, RemoteBases: !l.options.NoRemoteBases, Variables: s.vars,
+	})
+	if errors.Is(err, manifest.ErrPath) {
+		return phase.RetryAfter(meta.ArtifactFailedReason, s.obj.GetRetryInterval(), fmt.Errorf("kustomization path not found: %w", err))
+	}
+	if err != nil {
+		return phase.RetryAfter(meta.BuildFailedReason, s.obj.GetRetryInterval(), err)
+	}
+	s.built = built
+	s.refs, err = apply.Fit(s.tenant, built.Objects)
+	if err != nil {
+		return phase.RetryAfter(meta.BuildFailedReason, s.obj.GetRetryInterval(), err)
+	}
+	return nil
+}
+
+func (l *loop) root(ctx context.Context, s *scope) (string, error) {
+	if s.tree != nil {
+		return s.tree.Root, nil
+	}
+	tree, err := l.reader.Tree(ctx, *s.artifact)
+	if err != nil {
+		return "", phase.RetryAfter(meta.ArtifactFailedReason, l.options.RequeueDependency, fmt.Errorf("fetch artifact of revision %s: %w", s.revision(), err))
+	}
+	s.tree = tree
+	return tree.Root, nil
+}
+
+// recordIntent writes the inventory before objects are made that it does not
+// hold, so that none is orphaned whatever happens next.
+func (l *loop) recordIntent(ctx context.Context, s *scope) error {
+	if s.built == nil {
+		return nil
+	}
+	old := apply.Refs(s.obj.Status.Inventory)
+	union := apply.Union(s.refs, old)
+	l.track(s, union)
+	if len(apply.Missing(s.refs, old)) == 0 {
+		return nil
+	}
+	s.obj.Status.Inventory = apply.Inventory(union)
+	intent := &kustomizev1.Kustomization{ObjectMeta: *s.obj.ObjectMeta.DeepCopy()}
+	before := intent.DeepCopy()
+	intent.Status.Inventory = s.obj.Status.Inventory
+	if err := l.client.Status().Patch(ctx, intent, client.MergeFrom(before), client.FieldOwner(fieldOwner)); err != nil {
+		return phase.Transient(meta.ReconciliationFailedReason, fmt.Errorf("record inventory: %w", err))
+	}
+	s.obj.ResourceVersion = intent.ResourceVersion
+	return nil
+}
+
+func (l *loop) apply(ctx context.Context, s *scope) error {
+	if s.built == nil {
+		return nil
+	}
+	out, err := l.engine.Apply(ctx, apply.Request{
+		Tenant: s.tenant, Objects: s.built.Objects, Force: s.obj.Spec.Force,
+		Verify: s.known.generation != s.obj.Generation || s.known.requested != requestOf(s.obj),
+	})
+	s.changes, s.fights = out.Changes, out.Fights
+	if err != nil {
+		l.memory.forget(s.key)
+		l.remember(s, meta.ReconciliationFailedReason)
+		if apply.Transient(err) {
+			return phase.Transient(meta.ReconciliationFailedReason, err)
+		}
+		return phase.RetryAfter(meta.ReconciliationFailedReason, s.obj.GetRetryInterval(), err)
+	}
+	if len(out.Pending) == 0 { // the scope of every kind is known by now
+		s.refs = refsOf(out.Changes)
+	}
+	if len(out.Pending) > 0 {
+		names := make([]string, 0, len(out.Pending))
+		for _, ref := range out.Pending {
+			names = append(names, ref.String())
+		}
+		return phase.Progressing(meta.ProgressingReason, pollPeriod, fmt.Errorf("Waiting for %s before the rest is applied", shorten(names)))
+	}
+	return nil
+}
+
+func refsOf(changes []apply.Change) []apply.Ref {
+	refs := make([]apply.Ref, 0, len(changes))
+	for _, c := range changes {
+		refs = append(refs, c.Ref)
+	}
+	return refs
+}
+
+// prune deletes what the inventory holds and the build did not give. What
+// could not be deleted stays in the inventory.
+func (l *loop) prune(ctx context.Context, s *scope) error {
+	if s.built == nil {
+		return nil
+	}
+	stale := apply.Missing(apply.Refs(s.obj.Status.Inventory), s.refs)
+	var left []apply.Ref
+	var failed error
+	if s.obj.Spec.Prune && len(stale) > 0 {
+		out, err := l.engine.Prune(ctx, s.tenant, stale)
+		s.changes = append(s.changes, out.Changes...)
+		left, failed = out.Left, err
+	}
+	s.obj.Status.Inventory = apply.Inventory(append(s.refs[:len(s.refs):len(s.refs)], left...))
+	if failed != nil {
+		l.remember(s, meta.PruneFailedReason)
+		return phase.RetryAfter(meta.PruneFailedReason, s.obj.GetRetryInterval(), failed)
+	}
+	l.track(s, s.refs)
+	s.known = known{
+		generation: s.obj.Generation, identity: s.tenant.Identity, varsDigest: s.varsDigest,
+		record: s.built.Read, digest: s.built.Digest, refs: s.refs, requested: requestOf(s.obj),
+		unhealthySince: s.known.unhealthySince, content: s.known.content, wasHealthy: s.known.wasHealthy,
+	}
+	return nil
+}
+
+// remember adds an entry to the history.
+func (l *loop) remember(s *scope, reason string) {
+	digest := s.known.digest
+	if s.built != nil {
+		digest = s.built.Digest
+	}
+	if digest == "" {
+		return
+	}
+	info := map[string]string{"revision": s.revision()}
+	if o := s.originRevision(); o != "" {
+		info["originRevision"] = o
+	}
+	s.obj.Status.History.Upsert(digest, l.now(), l.now().Sub(s.started), reason, info)
+}
+
+// success is what a reconcile without error means.
+func (l *loop) success(s *scope) phase.Success {
+	k := s.obj
+	changed := describe(s.changes)
+	news := s.built != nil || k.Status.LastAppliedRevision != s.revision() || !conditions.IsReady(k)
+	if news {
+		l.remember(s, meta.ReconciliationSucceededReason)
+	}
+	k.Status.LastAppliedRevision = s.revision()
+	k.Status.LastAppliedOriginRevision = s.originRevision()
+	s.known.artifact = s.artifact.Digest
+	l.memory.set(s.key, s.known)
+
+	out := phase.Success{
+		Reason: meta.ReconciliationSucceededReason, Message: "Applied revision: " + s.revision(),
+		Interval: k.GetRequeueAfter(),
+	}
+	if s.recheck > 0 {
+		out.Interval = min(out.Interval, s.recheck)
+	}
+	for _, f := range s.fights {
+		out.Interval = min(out.Interval, max(f.Until.Sub(l.now()), 0))
+		if f.New {
+			out.Event = &event.Event{Severity: event.Error, Reason: fightReason, Message: f.String(), Metadata: l.metadata(s)}
+		}
+	}
+	if out.Event == nil && changed != "" {
+		out.Event = &event.Event{Severity: event.Info, Reason: meta.ReconciliationSucceededReason, Message: changed, Metadata: l.metadata(s)}
+	}
+	return out
+}
+
+// fightReason of the event about an object that two field managers change.
+const fightReason = "DriftFight"
+
+func (l *loop) metadata(s *scope) map[string]string {
+	m := map[string]string{}
+	if r := s.revision(); r != "" {
+		m[group+"/revision"] = r
+	}
+	if o := s.originRevision(); o != "" {
+		m[group+"/originRevision"] = o
+	}
+	return m
+}
+
+// pruneAll deletes what a deleted Kustomization leaves, as its tenant. When
+// there is no tenant any more, nobody has the right to, and the objects stay.
+func (l *loop) pruneAll(ctx context.Context, s *scope) error {
+	refs := apply.Refs(s.obj.Status.Inventory)
+	if !prunesOnDeletion(s.obj) || len(refs) == 0 {
+		return nil
+	}
+	t, err := l.tenantOf(s.obj)
+	if err != nil {
+		return l.orphan(ctx, s, refs, err)
+	}
+	s.tenant = t
+	if gone, err := l.tenantGone(ctx, t); gone || err != nil {
+		if err != nil {
+			return phase.Transient(meta.PruneFailedReason, err)
+		}
+		return l.orphan(ctx, s, refs, fmt.Errorf("service account %s not found", t.Identity.Username()))
+	}
+	l.track(s, refs)
+	out, err := l.engine.Prune(ctx, t, refs)
+	if err != nil {
+		s.obj.Status.Inventory = apply.Inventory(append(out.Going, out.Left...))
+		return phase.RetryAfter(meta.PruneFailedReason, s.obj.GetRetryInterval(), err)
+	}
+	if s.obj.GetDeletionPolicy() == kustomizev1.DeletionPolicyWaitForTermination && len(out.Going) > 0 {
+		return phase.Progressing(meta.ProgressingReason, pollPeriod, fmt.Errorf("Waiting for %d objects to be gone", len(out.Going)))
+	}
+	if text := describe(out.Changes); text != "" {
+		l.events.Record(ctx, s.obj, event.Event{Severity: event.Info, Reason: meta.ReconciliationSucceededReason, Message: text})
+	}
+	return nil
+}
+
+func (l *loop) tenantGone(ctx context.Context, t apply.Tenant) (bool, error) {
+	if t.Identity.ServiceAccount == "" {
+		return false, nil
+	}
+	sa := &corev1.ServiceAccount{}
+	err := l.live.Get(ctx, types.NamespacedName{Namespace: t.Identity.Namespace, Name: t.Identity.ServiceAccount}, sa)
+	if apierrors.IsNotFound(err) {
+		return true, nil
+	}
+	return false, err
+}
+
+func (l *loop) orphan(ctx context.Context, s *scope, refs []apply.Ref, why error) error {
+	names := make([]string, 0, len(refs))
+	for _, ref := range refs {
+		names = append(names, ref.String())
+	}
+	ctrl.LoggerFrom(ctx).Info("objects are left behind", "error", why.Error(), "objects", len(refs))
+	l.events.Record(ctx, s.obj, event.Event{Severity: event.Error, Reason: meta.PruneFailedReason,
+		Message: fmt.Sprintf("unable to prune: %v; left behind: %s", why, shorten(names))})
+	return nil
+}
+
+// gone forgets a Kustomization that does not exist any more.
+func (l *loop) gone(key types.NamespacedName) {
+	l.watcher.Forget(key)
+	l.memory.forget(key)
+}

@@ -1,0 +1,239 @@
+package kustomize
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"time"
+
+	kustomizev1 "github.com/fluxcd/kustomize-controller/api/v1"
+	"github.com/fluxcd/pkg/apis/meta"
+	"github.com/fluxcd/pkg/runtime/conditions"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/util/validation"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"headwater.dev/kernel/apply"
+	"headwater.dev/kernel/manifest"
+)
+
+const (
+	// listPatience is how long a list of the live objects may take before it is
+	// looked at again.
+	listPatience = 5 * time.Second
+	// pollPeriod is for objects that the tenant may read and not watch.
+	pollPeriod = 5 * time.Second
+	// shownObjects bounds how many objects a message names.
+	shownObjects = 10
+)
+
+// crossNamespace refuses references that leave the namespace.
+func crossNamespace(k *kustomizev1.Kustomization, refused bool) error {
+	if !refused {
+		return nil
+	}
+	if ref := k.Spec.SourceRef; ref.Namespace != "" && ref.Namespace != k.Namespace {
+		return fmt.Errorf("can't access '%s/%s/%s', cross-namespace references have been blocked", ref.Kind, ref.Namespace, ref.Name)
+	}
+	for _, d := range k.Spec.DependsOn {
+		if d.Namespace != "" && d.Namespace != k.Namespace {
+			return fmt.Errorf("can't access 'Kustomization/%s/%s', cross-namespace references have been blocked", d.Namespace, d.Name)
+		}
+	}
+	return nil
+}
+
+// unsupported names the fields that would change what is applied and are not
+// served by this version: going on without them would be wrong.
+func unsupported(k *kustomizev1.Kustomization) error {
+	switch {
+	case k.Spec.Decryption != nil:
+		return fmt.Errorf("spec.decryption is not supported by this version: remove it")
+	case k.Spec.KubeConfig != nil:
+		return fmt.Errorf("spec.kubeConfig is not supported by this version: remove it")
+	case len(k.Spec.Ignore) > 0:
+		return fmt.Errorf("spec.ignore is not supported by this version: remove it")
+	}
+	return nil
+}
+
+func serviceAccountName(name string) error {
+	if bad := validation.IsDNS1123Subdomain(name); name != "" && len(bad) > 0 {
+		return fmt.Errorf("spec.serviceAccountName %q is no name of a service account: %s", name, bad[0])
+	}
+	return nil
+}
+
+func dependencyKey(k *kustomizev1.Kustomization, ref kustomizev1.DependencyReference) types.NamespacedName {
+	if ref.Namespace == "" {
+		return types.NamespacedName{Namespace: k.Namespace, Name: ref.Name}
+	}
+	return types.NamespacedName{Namespace: ref.Namespace, Name: ref.Name}
+}
+
+// dependencyReady: a dependency is ready when it is in its present form, and,
+// coming from the same source, has applied the same revision. An expression
+// replaces all of that.
+func dependencyReady(ctx context.Context, k, dep *kustomizev1.Kustomization, expr, revision string) (bool, error) {
+	if expr != "" {
+		return evaluate(ctx, k, dep, expr)
+	}
+	if dep.Generation != dep.Status.ObservedGeneration || !conditions.IsReady(dep) {
+		return false, nil
+	}
+	if dep.Spec.SourceRef.Kind == k.Spec.SourceRef.Kind && sourceKey(dep) == sourceKey(k) {
+		return dep.Status.LastAppliedRevision == revision, nil
+	}
+	return true, nil
+}
+
+// findCycle follows dependsOn and describes a way back to k, if there is one.
+func findCycle(k *kustomizev1.Kustomization, get func(types.NamespacedName) (*kustomizev1.Kustomization, error)) string {
+	start := client.ObjectKeyFromObject(k)
+	seen := map[types.NamespacedName]bool{}
+	var walk func(at *kustomizev1.Kustomization, path []string) string
+	walk = func(at *kustomizev1.Kustomization, path []string) string {
+		for _, ref := range at.Spec.DependsOn {
+			key := dependencyKey(at, ref)
+			if key == start {
+				return strings.Join(append(path, key.String()), " → ")
+			}
+			if seen[key] {
+				continue
+			}
+			seen[key] = true
+			next, err := get(key)
+			if err != nil {
+				continue
+			}
+			if found := walk(next, append(path, key.String())); found != "" {
+				return found
+			}
+		}
+		return ""
+	}
+	return walk(k, []string{start.String()})
+}
+
+// sameInputs reports whether a build would give what was applied last: nothing
+// but the artifact may have changed, and none of the files that were read.
+func (n known) sameInputs(s *scope, root func() (string, error)) (bool, error) {
+	if n.generation == 0 || n.generation != s.obj.Generation || n.identity != s.tenant.Identity ||
+		n.varsDigest != s.varsDigest || n.requested != requestOf(s.obj) {
+		return false, nil
+	}
+	if n.artifact == s.artifact.Digest {
+		return true, nil
+	}
+	dir, err := root()
+	if err != nil {
+		return false, err
+	}
+	return n.record.Same(dir), nil
+}
+
+// sameRecord is sameInputs for somebody who knows only the artifact.
+func sameRecord(r manifest.Record, digest, seen, root string) bool {
+	return digest == seen || r.Same(root)
+}
+
+func requestOf(k *kustomizev1.Kustomization) string {
+	at, _ := meta.ReconcileAnnotationValue(k.GetAnnotations())
+	return at
+}
+
+// others are the objects of spec.healthChecks that the build does not give.
+func others(k *kustomizev1.Kustomization, refs []apply.Ref) []apply.Ref {
+	if k.Spec.Wait {
+		return nil
+	}
+	return apply.Missing(checked(k, refs), refs)
+}
+
+// checked are the objects whose health counts.
+func checked(k *kustomizev1.Kustomization, refs []apply.Ref) []apply.Ref {
+	if k.Spec.Wait {
+		return refs
+	}
+	var out []apply.Ref
+	for _, h := range k.Spec.HealthChecks {
+		gv, err := schema.ParseGroupVersion(h.APIVersion)
+		if err != nil {
+			continue
+		}
+		ref := apply.Ref{Version: gv.Version}
+		ref.GroupKind = schema.GroupKind{Group: gv.Group, Kind: h.Kind}
+		ref.Namespace, ref.Name = h.Namespace, h.Name
+		if ref.Namespace == "" {
+			ref.Namespace = k.Namespace
+		}
+		out = append(out, ref)
+	}
+	return out
+}
+
+// verdict on the health of a set of objects.
+type verdict struct {
+	waiting, failed []string
+}
+
+func judgeAll(refs []apply.Ref, live func(apply.Ref) apply.Live) verdict {
+	var v verdict
+	for _, ref := range refs {
+		l := live(ref)
+		if !l.Exists {
+			l.Health = apply.NotFound
+		}
+		what := fmt.Sprintf("%s status: '%s'", ref, l.Health)
+		if l.Message != "" {
+			what += ": " + l.Message
+		}
+		switch l.Health {
+		case apply.Current:
+		case apply.Failed:
+			v.failed = append(v.failed, what)
+		default:
+			v.waiting = append(v.waiting, what)
+		}
+	}
+	return v
+}
+
+func shorten(names []string) string {
+	if len(names) > shownObjects {
+		return strings.Join(names[:shownObjects], ", ") + fmt.Sprintf(" and %d more", len(names)-shownObjects)
+	}
+	return strings.Join(names, ", ")
+}
+
+// prunesOnDeletion decides what happens to the objects of a Kustomization that
+// is deleted.
+func prunesOnDeletion(k *kustomizev1.Kustomization) bool {
+	if k.Spec.Suspend {
+		return false
+	}
+	switch k.GetDeletionPolicy() {
+	case kustomizev1.DeletionPolicyMirrorPrune:
+		return k.Spec.Prune
+	case kustomizev1.DeletionPolicyDelete, kustomizev1.DeletionPolicyWaitForTermination:
+		return true
+	}
+	return false
+}
+
+// describe lists what happened, for an event; nothing when nothing did.
+func describe(changes []apply.Change) string {
+	var lines []string
+	for _, c := range changes {
+		switch c.Action {
+		case apply.Unchanged, apply.Skipped:
+		default:
+			lines = append(lines, c.Ref.String()+" "+string(c.Action))
+		}
+	}
+	if len(lines) > 5*shownObjects {
+		lines = append(lines[:5*shownObjects], fmt.Sprintf("and %d more", len(lines)-5*shownObjects))
+	}
+	return strings.Join(lines, "\n")
+}

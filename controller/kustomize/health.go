@@ -1,0 +1,107 @@
+package kustomize
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/fluxcd/pkg/apis/meta"
+	"github.com/fluxcd/pkg/runtime/conditions"
+
+	"headwater.dev/kernel/apply"
+	"headwater.dev/kernel/phase"
+)
+
+// checkHealth parks the Kustomization until its objects are healthy: the
+// Watcher brings it back. Content that was healthy once may be busy for as long
+// as the timeout without being called unhealthy.
+func (l *loop) checkHealth(ctx context.Context, s *scope) error {
+	if !waits(s.obj) {
+		conditions.Delete(s.obj, meta.HealthyCondition)
+		l.memory.set(s.key, s.known)
+		return nil
+	}
+	refs := checked(s.obj, s.refs)
+	blind, err := l.look(ctx, s, refs)
+	if err != nil {
+		return phase.RetryAfter(meta.HealthCheckFailedReason, s.obj.GetRetryInterval(), err)
+	}
+	v := judgeAll(refs, func(ref apply.Ref) apply.Live {
+		if l, ok := blind[ref.ID]; ok {
+			return l
+		}
+		live, _ := l.watcher.Live(s.tenant, ref)
+		return live
+	})
+	s.healthContent(l.now(), v)
+	l.memory.set(s.key, s.known)
+	return l.healthOutcome(s, v, len(blind) > 0)
+}
+
+// look reads the objects that the tenant may not watch.
+func (l *loop) look(ctx context.Context, s *scope, refs []apply.Ref) (map[apply.ID]apply.Live, error) {
+	counts := map[apply.ID]bool{}
+	for _, ref := range refs {
+		counts[ref.ID] = true
+	}
+	seen := map[apply.ID]apply.Live{}
+	for _, ref := range l.watcher.Blind(s.key) {
+		if !counts[ref.ID] {
+			continue
+		}
+		live, err := l.watcher.Get(ctx, s.tenant, ref)
+		if err != nil {
+			return nil, fmt.Errorf("health check: %w", err)
+		}
+		seen[ref.ID] = live
+	}
+	return seen, nil
+}
+
+// healthContent keeps since when the present content is not healthy.
+func (s *scope) healthContent(now time.Time, v verdict) {
+	content := s.known.digest + "@" + s.revision() + fmt.Sprint(s.obj.Generation)
+	if s.known.content != content {
+		same := s.built == nil && s.known.wasHealthy // another revision of the same objects
+		s.known.content, s.known.wasHealthy, s.known.unhealthySince = content, same, time.Time{}
+	}
+	if len(v.failed)+len(v.waiting) == 0 {
+		s.known.unhealthySince, s.known.wasHealthy = time.Time{}, true
+		return
+	}
+	if s.known.unhealthySince.IsZero() {
+		s.known.unhealthySince = now
+	}
+}
+
+func (l *loop) healthOutcome(s *scope, v verdict, polled bool) error {
+	k := s.obj
+	timeout := k.GetTimeout()
+	left := timeout - l.now().Sub(s.known.unhealthySince)
+	switch {
+	case len(v.failed) > 0:
+		return l.unhealthy(s, fmt.Errorf("health check failed: failed early due to stalled resources: [%s]", shorten(v.failed)))
+	case len(v.waiting) == 0:
+		conditions.MarkTrue(k, meta.HealthyCondition, meta.SucceededReason, "Health check passed")
+		return nil
+	case left <= 0:
+		return l.unhealthy(s, fmt.Errorf("health check failed: timeout waiting for: [%s]", shorten(v.waiting)))
+	case s.known.wasHealthy && conditions.IsReady(k):
+		s.recheck = left
+		return nil
+	}
+	message := fmt.Sprintf("Running health checks for revision %s with a timeout of %s", s.revision(), timeout)
+	conditions.MarkUnknown(k, meta.HealthyCondition, meta.ProgressingReason, "%s", message)
+	if polled {
+		left = min(left, pollPeriod)
+	}
+	return phase.Progressing(meta.ProgressingReason, left, fmt.Errorf("%s", message))
+}
+
+func (l *loop) unhealthy(s *scope, err error) error {
+	conditions.MarkFalse(s.obj, meta.HealthyCondition, meta.HealthCheckFailedReason, "%s", err)
+	if !conditions.IsFalse(s.obj, meta.ReadyCondition) {
+		l.remember(s, meta.HealthCheckFailedReason)
+	}
+	return phase.RetryAfter(meta.HealthCheckFailedReason, s.obj.GetRetryInterval(), err)
+}

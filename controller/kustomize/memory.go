@@ -1,0 +1,62 @@
+package kustomize
+
+import (
+	"sync"
+	"time"
+
+	"k8s.io/apimachinery/pkg/types"
+
+	"headwater.dev/kernel/apply"
+	"headwater.dev/kernel/manifest"
+	"headwater.dev/kernel/tenant"
+)
+
+// known is what is remembered between reconciles of one Kustomization. It only
+// saves work: everything is found out again when it is missing.
+type known struct {
+	// generation, identity, variables and record are the inputs of the build
+	// that was applied completely; artifact is the digest it was seen in last.
+	generation int64
+	identity   tenant.Identity
+	varsDigest string
+	record     manifest.Record
+	artifact   string
+
+	// digest and refs are what that build gave.
+	digest string
+	refs   []apply.Ref
+	// requested is the reconcile request that was answered last.
+	requested string
+
+	// unhealthySince is when the health in progress began, for content that
+	// was healthy (wasHealthy) or was not yet.
+	unhealthySince time.Time
+	content        string
+	wasHealthy     bool
+}
+
+// memory of all Kustomizations.
+type memory struct {
+	mu   sync.Mutex
+	byID map[types.NamespacedName]known
+}
+
+func newMemory() *memory { return &memory{byID: map[types.NamespacedName]known{}} }
+
+func (m *memory) get(key types.NamespacedName) known {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.byID[key]
+}
+
+func (m *memory) set(key types.NamespacedName, k known) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.byID[key] = k
+}
+
+func (m *memory) forget(key types.NamespacedName) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	delete(m.byID, key)
+}

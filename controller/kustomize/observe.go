@@ -1,0 +1,267 @@
+package kustomize
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"fmt"
+
+	kustomizev1 "github.com/fluxcd/kustomize-controller/api/v1"
+	"github.com/fluxcd/pkg/apis/acl"
+	"github.com/fluxcd/pkg/apis/meta"
+	"github.com/fluxcd/pkg/runtime/cel"
+	sourcev1 "github.com/fluxcd/source-controller/api/v1"
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	apimeta "k8s.io/apimachinery/pkg/api/meta"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/types"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"headwater.dev/kernel/apply"
+	"headwater.dev/kernel/manifest"
+	"headwater.dev/kernel/phase"
+	"headwater.dev/kernel/tenant"
+)
+
+// checkSpec refuses what is not allowed or not supported.
+func (l *loop) checkSpec(_ context.Context, s *scope) error {
+	k := s.obj
+	if err := crossNamespace(k, l.options.NoCrossNamespaceRefs); err != nil {
+		return phase.Stalled(acl.AccessDeniedReason, err)
+	}
+	if err := unsupported(k); err != nil {
+		return phase.Stalled(meta.FeatureGateDisabledReason, err)
+	}
+	judge, err := judgeOf(k)
+	if err != nil {
+		return phase.Stalled(meta.InvalidCELExpressionReason, err)
+	}
+	s.judge = judge
+	return nil
+}
+
+func judgeOf(k *kustomizev1.Kustomization) (apply.Judge, error) {
+	judge := apply.Judge{}
+	for i, c := range k.Spec.HealthCheckExprs {
+		gv, err := schema.ParseGroupVersion(c.APIVersion)
+		if err != nil {
+			return nil, fmt.Errorf("spec.healthCheckExprs[%d].apiVersion: %w", i, err)
+		}
+		e, err := cel.NewStatusEvaluator(&c.HealthCheckExpressions)
+		if err != nil {
+			return nil, fmt.Errorf("spec.healthCheckExprs[%d]: %w", i, err)
+		}
+		judge[schema.GroupKind{Group: gv.Group, Kind: c.Kind}] = func(u *unstructured.Unstructured) (apply.Health, string) {
+			r, err := e.Evaluate(context.Background(), u)
+			if err != nil {
+				return apply.InProgress, err.Error()
+			}
+			return r.Status, r.Message
+		}
+	}
+	return judge, nil
+}
+
+// newSource makes an empty source of a kind.
+func newSource(kind string) (client.Object, error) {
+	switch kind {
+	case sourcev1.GitRepositoryKind:
+		return &sourcev1.GitRepository{}, nil
+	case sourcev1.OCIRepositoryKind:
+		return &sourcev1.OCIRepository{}, nil
+	case sourcev1.BucketKind:
+		return &sourcev1.Bucket{}, nil
+	case sourcev1.ExternalArtifactKind:
+		return &sourcev1.ExternalArtifact{}, nil
+	}
+	return nil, fmt.Errorf("spec.sourceRef.kind: source of kind %q is not supported", kind)
+}
+
+func sourceKey(k *kustomizev1.Kustomization) types.NamespacedName {
+	ns := k.Spec.SourceRef.Namespace
+	if ns == "" {
+		ns = k.Namespace
+	}
+	return types.NamespacedName{Namespace: ns, Name: k.Spec.SourceRef.Name}
+}
+
+func (l *loop) findSource(ctx context.Context, s *scope) error {
+	obj, err := newSource(s.obj.Spec.SourceRef.Kind)
+	if err != nil {
+		return phase.Stalled(meta.ArtifactFailedReason, err)
+	}
+	key := sourceKey(s.obj)
+	name := s.obj.Spec.SourceRef.Kind + "/" + key.String()
+	err = l.client.Get(ctx, key, obj)
+	if apierrors.IsNotFound(err) || apimeta.IsNoMatchError(err) {
+		return phase.Waiting(meta.ArtifactFailedReason, l.options.RequeueDependency, fmt.Errorf("source %s not found", name))
+	}
+	if err != nil {
+		return phase.Transient(meta.ArtifactFailedReason, fmt.Errorf("read source %s: %w", name, err))
+	}
+	s.source = obj.(sourcev1.Source)
+	s.artifact = s.source.GetArtifact()
+	if s.artifact == nil {
+		return phase.Waiting(meta.ArtifactFailedReason, l.options.RequeueDependency, fmt.Errorf("source %s has no artifact yet", name))
+	}
+	s.obj.Status.LastAttemptedRevision = s.artifact.Revision
+	return nil
+}
+
+func (l *loop) checkDependencies(ctx context.Context, s *scope) error {
+	if len(s.obj.Spec.DependsOn) == 0 {
+		return nil
+	}
+	get := func(key types.NamespacedName) (*kustomizev1.Kustomization, error) {
+		dep := &kustomizev1.Kustomization{}
+		return dep, l.client.Get(ctx, key, dep)
+	}
+	if cycle := findCycle(s.obj, get); cycle != "" {
+		return phase.Stalled(meta.DependencyNotReadyReason, fmt.Errorf("dependency cycle %s: remove one of these dependsOn", cycle))
+	}
+	for i, ref := range s.obj.Spec.DependsOn {
+		key := dependencyKey(s.obj, ref)
+		dep, err := get(key)
+		if apierrors.IsNotFound(err) {
+			err = fmt.Errorf("dependency '%s' not found", key)
+			return phase.Waiting(meta.DependencyNotReadyReason, l.options.RequeueDependency, err)
+		}
+		if err != nil {
+			return phase.Transient(meta.DependencyNotReadyReason, fmt.Errorf("read dependency '%s': %w", key, err))
+		}
+		ready, err := dependencyReady(ctx, s.obj, dep, ref.ReadyExpr, s.artifact.Revision)
+		if err != nil {
+			return phase.Stalled(meta.InvalidCELExpressionReason, fmt.Errorf("spec.dependsOn[%d].readyExpr: %w", i, err))
+		}
+		if !ready {
+			return phase.Waiting(meta.DependencyNotReadyReason, l.options.RequeueDependency, fmt.Errorf("dependency '%s' is not ready", key))
+		}
+	}
+	return nil
+}
+
+// evaluate runs a readyExpr over the dependent and the dependency. An
+// expression that does not evaluate yet is not ready; one that does not compile
+// is an error.
+func evaluate(ctx context.Context, self, dep *kustomizev1.Kustomization, expr string) (bool, error) {
+	e, err := cel.NewExpression(expr, cel.WithCompile(), cel.WithStructVariables("self", "dep"))
+	if err != nil {
+		return false, err
+	}
+	a, err := runtime.DefaultUnstructuredConverter.ToUnstructured(self)
+	if err != nil {
+		return false, fmt.Errorf("convert Kustomization: %w", err)
+	}
+	b, err := runtime.DefaultUnstructuredConverter.ToUnstructured(dep)
+	if err != nil {
+		return false, fmt.Errorf("convert dependency: %w", err)
+	}
+	ready, err := e.EvaluateBoolean(ctx, map[string]any{"self": a, "dep": b})
+	return ready && err == nil, nil
+}
+
+// becomeTenant finds who acts, which is never this process for want of a name.
+func (l *loop) becomeTenant(_ context.Context, s *scope) error {
+	t, err := l.tenantOf(s.obj)
+	if err != nil {
+		return phase.Stalled(acl.AccessDeniedReason, err)
+	}
+	s.tenant = t
+	return nil
+}
+
+func (l *loop) tenantOf(k *kustomizev1.Kustomization) (apply.Tenant, error) {
+	t := apply.Tenant{Owner: client.ObjectKeyFromObject(k)}
+	name := k.Spec.ServiceAccountName
+	if name == "" {
+		name = l.options.DefaultServiceAccount
+	}
+	var err error
+	if name == "" && !l.options.NoCrossNamespaceRefs {
+		t.Access, err = l.tenants.Own()
+		return t, err
+	}
+	if err := serviceAccountName(name); err != nil {
+		return t, err
+	}
+	t.Identity = tenant.Identity{Namespace: k.Namespace, ServiceAccount: name}
+	t.Access, err = l.tenants.As(t.Identity)
+	return t, err
+}
+
+// seeLive watches what the inventory holds before anything is written, so that
+// an object that asks to be left alone is, after a restart too.
+func (l *loop) seeLive(_ context.Context, s *scope) error {
+	s.refs = s.known.refs
+	if s.refs == nil {
+		s.refs = apply.Refs(s.obj.Status.Inventory)
+	}
+	l.track(s, s.refs)
+	if !l.watcher.Synced(s.key) && s.known.generation == 0 && len(s.refs) > 0 {
+		return phase.Progressing(meta.ProgressingReason, listPatience, fmt.Errorf("Reading the live objects of revision %s", s.obj.Status.LastAppliedRevision))
+	}
+	return nil
+}
+
+func (l *loop) track(s *scope, refs []apply.Ref) {
+	l.watcher.Track(apply.Interest{Tenant: s.tenant, Objects: refs, Others: others(s.obj, refs), Judge: s.judge})
+}
+
+// variables reads what the post-build substitution takes from the cluster, as
+// the tenant.
+func (l *loop) variables(ctx context.Context, s *scope) error {
+	post := s.obj.Spec.PostBuild
+	if post == nil {
+		return nil
+	}
+	var layers []map[string]string
+	for _, ref := range post.SubstituteFrom {
+		values, err := readVariables(ctx, s.tenant.Access.Client, s.obj.Namespace, ref)
+		if err != nil {
+			return err
+		}
+		layers = append(layers, values)
+	}
+	vars, err := manifest.NewVariables(post, true, layers...)
+	if err != nil {
+		return err
+	}
+	raw, err := json.Marshal(layers)
+	if err != nil {
+		return fmt.Errorf("digest variables: %w", err)
+	}
+	sum := sha256.Sum256(raw)
+	s.vars, s.varsDigest = vars, hex.EncodeToString(sum[:])
+	return nil
+}
+
+func readVariables(ctx context.Context, c client.Client, ns string, ref kustomizev1.SubstituteReference) (map[string]string, error) {
+	key := types.NamespacedName{Namespace: ns, Name: ref.Name}
+	values := map[string]string{}
+	var err error
+	switch ref.Kind {
+	case "ConfigMap":
+		cm := &corev1.ConfigMap{}
+		err = c.Get(ctx, key, cm)
+		values = cm.Data
+	case "Secret":
+		secret := &corev1.Secret{}
+		err = c.Get(ctx, key, secret)
+		for k, v := range secret.Data {
+			values[k] = string(v)
+		}
+	default:
+		return nil, fmt.Errorf("spec.postBuild.substituteFrom: kind %q is not supported", ref.Kind)
+	}
+	if apierrors.IsNotFound(err) && ref.Optional {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("substitute from '%s/%s' error: %w", ref.Kind, ref.Name, err)
+	}
+	return values, nil
+}

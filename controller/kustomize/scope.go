@@ -1,0 +1,105 @@
+package kustomize
+
+import (
+	"time"
+
+	kustomizev1 "github.com/fluxcd/kustomize-controller/api/v1"
+	"github.com/fluxcd/pkg/apis/meta"
+	sourcev1 "github.com/fluxcd/source-controller/api/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"headwater.dev/kernel/apply"
+	"headwater.dev/kernel/artifact"
+	"headwater.dev/kernel/event"
+	"headwater.dev/kernel/host"
+	"headwater.dev/kernel/manifest"
+	"headwater.dev/kernel/phase"
+	"headwater.dev/kernel/tenant"
+)
+
+// loop is what all reconciles share.
+type loop struct {
+	client  client.Client
+	live    client.Reader
+	tenants *tenant.Clients
+	reader  artifact.Reader
+	events  *event.Recorder
+	options host.Options
+	engine  *apply.Engine
+	watcher *apply.Watcher
+	memory  *memory
+	wakes   *wakes
+	now     func() time.Time
+}
+
+// scope is what one reconcile has read and done so far.
+type scope struct {
+	obj     *kustomizev1.Kustomization
+	key     types.NamespacedName
+	started time.Time
+	// known is what is remembered of the last reconcile; it only saves work.
+	known known
+	judge apply.Judge
+
+	source   sourcev1.Source
+	artifact *meta.Artifact
+	tenant   apply.Tenant
+	tree     *artifact.Tree
+
+	vars       *manifest.Variables
+	varsDigest string
+	built      *manifest.Result // nil while nothing was built
+	refs       []apply.Ref      // what the build gave, or gave last time
+	changes    []apply.Change
+	fights     []apply.Fight
+	recheck    time.Duration // when not zero, health is to be looked at by then
+}
+
+func (l *loop) begin(k *kustomizev1.Kustomization) *scope {
+	key := client.ObjectKeyFromObject(k)
+	return &scope{obj: k, key: key, started: l.now(), known: l.memory.get(key)}
+}
+
+// phases of a reconcile, in order: this list is what the loop does.
+func (l *loop) phases() []phase.Phase[scope] {
+	return []phase.Phase[scope]{
+		{Name: "check the specification", Do: l.checkSpec},
+		{Name: "find the source", Do: l.findSource},
+		{Name: "check the dependencies", Do: l.checkDependencies},
+		{Name: "become the tenant", Do: l.becomeTenant},
+		{Name: "see the live objects", Do: l.seeLive},
+		{Name: "build what changed", Do: l.build},
+		{Name: "record what is about to be applied", Do: l.recordIntent},
+		{Name: "apply what changed", Do: l.apply},
+		{Name: "prune what is gone", Do: l.prune},
+		{Name: "judge the health", Do: l.checkHealth},
+	}
+}
+
+// finalizers run when the Kustomization is deleted.
+func (l *loop) finalizers() []phase.Phase[scope] {
+	return []phase.Phase[scope]{{Name: "prune everything", Do: l.pruneAll}}
+}
+
+func (s *scope) revision() string {
+	if s.artifact == nil {
+		return ""
+	}
+	return s.artifact.Revision
+}
+
+func (s *scope) originRevision() string {
+	if s.artifact == nil {
+		return ""
+	}
+	return s.artifact.Metadata[ociRevision]
+}
+
+// ociRevision is where OCI artifacts name the revision that they were made of.
+const ociRevision = "org.opencontainers.image.revision"
+
+// waits reports whether the Kustomization asks for health.
+func waits(k *kustomizev1.Kustomization) bool {
+	return k.Spec.Wait || len(k.Spec.HealthChecks) > 0
+}

@@ -1,0 +1,128 @@
+// Package kustomize reconciles Kustomizations: it builds a directory of an
+// artifact, applies the objects as the tenant, prunes what is gone and watches
+// the health of the rest.
+//
+// It does only what changed. A revision that touches none of the files that the
+// last build read is recorded without a build; an object that nobody touched
+// costs no request. No worker waits: health, dependencies, sources and drift
+// are watched, and wake the Kustomization that they concern.
+package kustomize
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	kustomizev1 "github.com/fluxcd/kustomize-controller/api/v1"
+	"github.com/fluxcd/pkg/runtime/predicates"
+	sourcev1 "github.com/fluxcd/source-controller/api/v1"
+	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/builder"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/handler"
+	"sigs.k8s.io/controller-runtime/pkg/predicate"
+	"sigs.k8s.io/controller-runtime/pkg/reconcile"
+	"sigs.k8s.io/controller-runtime/pkg/source"
+
+	"headwater.dev/kernel/apply"
+	"headwater.dev/kernel/host"
+	"headwater.dev/kernel/phase"
+)
+
+const (
+	// fieldOwner is the component's name, its field manager of status writes
+	// and of what it applies.
+	fieldOwner = "kustomize-controller"
+	group      = "kustomize.toolkit.fluxcd.io"
+	// parallel requests of one Kustomization.
+	parallel = 8
+
+	indexSource     = ".metadata.source"
+	indexDependency = ".metadata.dependency"
+)
+
+// Setup adds the loop to the host's manager.
+func Setup(ctx context.Context, h *host.Host) error {
+	events, err := h.Recorder(fieldOwner)
+	if err != nil {
+		return err
+	}
+	l := &loop{
+		client: h.Manager.GetClient(), live: h.Manager.GetAPIReader(), tenants: h.Tenants, reader: h.Reader,
+		events: events, options: h.Options, memory: newMemory(), wakes: &wakes{}, now: time.Now,
+	}
+	l.watcher = apply.NewWatcher(fieldOwner, group, l.wakes.wake)
+	l.engine = &apply.Engine{Manager: fieldOwner, Group: group, Watcher: l.watcher, Parallel: parallel}
+	if err := h.Manager.Add(l.watcher); err != nil {
+		return fmt.Errorf("add watcher: %w", err)
+	}
+	if err := index(ctx, h.Manager); err != nil {
+		return err
+	}
+	b := ctrl.NewControllerManagedBy(h.Manager).Named("kustomization").
+		For(&kustomizev1.Kustomization{}, builder.WithPredicates(
+			predicate.Or(predicate.GenerationChangedPredicate{}, predicates.ReconcileRequestedPredicate{}))).
+		Watches(&kustomizev1.Kustomization{}, handler.EnqueueRequestsFromMapFunc(l.dependents), builder.WithPredicates(dependencyChanged())).
+		WatchesRawSource(source.TypedFunc[reconcile.Request](l.wakes.attach)).
+		WithOptions(h.ControllerOptions())
+	for _, kind := range []string{sourcev1.GitRepositoryKind, sourcev1.OCIRepositoryKind, sourcev1.BucketKind, sourcev1.ExternalArtifactKind} {
+		if err := l.watchSource(h, b, kind); err != nil {
+			return err
+		}
+	}
+	if err := b.Complete(l.reconciler()); err != nil {
+		return fmt.Errorf("set up the Kustomization loop: %w", err)
+	}
+	return nil
+}
+
+func (l *loop) reconciler() *phase.Reconciler[*kustomizev1.Kustomization, scope] {
+	return &phase.Reconciler[*kustomizev1.Kustomization, scope]{
+		Client: l.client, Live: l.live, Events: l.events, FieldOwner: fieldOwner,
+		Finalizer: kustomizev1.KustomizationFinalizer,
+		New:       func() *kustomizev1.Kustomization { return &kustomizev1.Kustomization{} },
+		Suspended: func(k *kustomizev1.Kustomization) bool { return k.Spec.Suspend },
+		Status: func(k *kustomizev1.Kustomization) phase.Fields {
+			return phase.Fields{ObservedGeneration: &k.Status.ObservedGeneration, HandledReconcileAt: &k.Status.LastHandledReconcileAt}
+		},
+		Begin: l.begin, Phases: l.phases(), Finalize: l.finalizers(),
+		Success: l.success, Metadata: l.metadata, Gone: l.gone,
+	}
+}
+
+// watchSource follows a kind of source, if the cluster serves it.
+func (l *loop) watchSource(h *host.Host, b *builder.Builder, kind string) error {
+	obj, err := newSource(kind)
+	if err != nil {
+		return err
+	}
+	gvk := sourcev1.GroupVersion.WithKind(kind)
+	if _, err := h.Manager.GetRESTMapper().RESTMapping(gvk.GroupKind(), gvk.Version); err != nil {
+		h.Manager.GetLogger().Info("kind of source is not served by this cluster", "kind", kind)
+		return nil
+	}
+	b.Watches(obj, l.sourceHandler(kind))
+	return nil
+}
+
+// index makes Kustomizations findable by their source and their dependencies.
+func index(ctx context.Context, mgr ctrl.Manager) error {
+	bySource := func(o client.Object) []string {
+		k := o.(*kustomizev1.Kustomization)
+		return []string{k.Spec.SourceRef.Kind + "/" + sourceKey(k).String()}
+	}
+	byDependency := func(o client.Object) []string {
+		k := o.(*kustomizev1.Kustomization)
+		var keys []string
+		for _, ref := range k.Spec.DependsOn {
+			keys = append(keys, dependencyKey(k, ref).String())
+		}
+		return keys
+	}
+	for field, f := range map[string]client.IndexerFunc{indexSource: bySource, indexDependency: byDependency} {
+		if err := mgr.GetFieldIndexer().IndexField(ctx, &kustomizev1.Kustomization{}, field, f); err != nil {
+			return fmt.Errorf("index Kustomizations by %s: %w", field, err)
+		}
+	}
+	return nil
+}

@@ -1,0 +1,154 @@
+package kustomize
+
+import (
+	"context"
+	"sync"
+
+	kustomizev1 "github.com/fluxcd/kustomize-controller/api/v1"
+	"github.com/fluxcd/pkg/apis/meta"
+	"github.com/fluxcd/pkg/runtime/conditions"
+	sourcev1 "github.com/fluxcd/source-controller/api/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/util/workqueue"
+	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/controller/priorityqueue"
+	"sigs.k8s.io/controller-runtime/pkg/event"
+	"sigs.k8s.io/controller-runtime/pkg/handler"
+	"sigs.k8s.io/controller-runtime/pkg/predicate"
+	"sigs.k8s.io/controller-runtime/pkg/reconcile"
+)
+
+// Priorities in the queue: what changed goes before what only has a new
+// revision to record.
+const (
+	priorityChanged = 100
+	priorityRecord  = -100
+)
+
+// queue of the loop.
+type queue = workqueue.TypedRateLimitingInterface[reconcile.Request]
+
+// wakes puts Kustomizations into the queue of the loop from outside it.
+type wakes struct {
+	mu sync.Mutex
+	q  queue
+}
+
+func (w *wakes) attach(_ context.Context, q queue) error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.q = q
+	return nil
+}
+
+// wake never blocks.
+func (w *wakes) wake(key types.NamespacedName) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.q != nil {
+		add(w.q, key, priorityChanged)
+	}
+}
+
+func add(q queue, key types.NamespacedName, priority int) {
+	r := reconcile.Request{NamespacedName: key}
+	if p, ok := q.(priorityqueue.PriorityQueue[reconcile.Request]); ok {
+		p.AddWithOpts(priorityqueue.AddOpts{Priority: &priority}, r)
+		return
+	}
+	q.Add(r)
+}
+
+// sourceHandler wakes the users of a source when its artifact changes.
+func (l *loop) sourceHandler(kind string) handler.EventHandler {
+	return handler.Funcs{
+		CreateFunc: func(ctx context.Context, e event.CreateEvent, q queue) {
+			if s, ok := e.Object.(sourcev1.Source); ok && s.GetArtifact() != nil {
+				l.wakeUsers(ctx, kind, e.Object, q)
+			}
+		},
+		UpdateFunc: func(ctx context.Context, e event.UpdateEvent, q queue) {
+			old, ok := e.ObjectOld.(sourcev1.Source)
+			now, ok2 := e.ObjectNew.(sourcev1.Source)
+			if ok && ok2 && now.GetArtifact() != nil && !sameArtifact(old.GetArtifact(), now.GetArtifact()) {
+				l.wakeUsers(ctx, kind, e.ObjectNew, q)
+			}
+		},
+	}
+}
+
+func sameArtifact(a, b *meta.Artifact) bool {
+	return a != nil && b != nil && a.Digest == b.Digest && a.Revision == b.Revision
+}
+
+// wakeUsers queues the users of a source, those first whose files changed. It
+// looks at the files beside the loop, which would have to wait for the content
+// otherwise.
+func (l *loop) wakeUsers(ctx context.Context, kind string, src client.Object, q queue) {
+	var list kustomizev1.KustomizationList
+	key := kind + "/" + client.ObjectKeyFromObject(src).String()
+	if err := l.client.List(ctx, &list, client.MatchingFields{indexSource: key}); err != nil {
+		ctrl.LoggerFrom(ctx).Error(err, "cannot list the users of a source", "source", key)
+		return
+	}
+	if len(list.Items) == 0 {
+		return
+	}
+	artifact := *src.(sourcev1.Source).GetArtifact()
+	go func() {
+		tree, err := l.reader.Tree(ctx, artifact)
+		root := ""
+		if err == nil {
+			defer tree.Release()
+			root = tree.Root
+		}
+		var rest []types.NamespacedName
+		for i := range list.Items {
+			user := client.ObjectKeyFromObject(&list.Items[i])
+			n := l.memory.get(user)
+			if n.generation != 0 && root != "" && sameRecord(n.record, artifact.Digest, n.artifact, root) {
+				rest = append(rest, user)
+				continue
+			}
+			add(q, user, priorityChanged)
+		}
+		for _, user := range rest {
+			add(q, user, priorityRecord)
+		}
+	}()
+}
+
+// dependents lists who depends on a Kustomization.
+func (l *loop) dependents(ctx context.Context, obj client.Object) []reconcile.Request {
+	var list kustomizev1.KustomizationList
+	if err := l.client.List(ctx, &list, client.MatchingFields{indexDependency: client.ObjectKeyFromObject(obj).String()}); err != nil {
+		ctrl.LoggerFrom(ctx).Error(err, "cannot list dependents", "kustomization", client.ObjectKeyFromObject(obj))
+		return nil
+	}
+	var out []reconcile.Request
+	for i := range list.Items {
+		out = append(out, reconcile.Request{NamespacedName: client.ObjectKeyFromObject(&list.Items[i])})
+	}
+	return out
+}
+
+// dependencyChanged lets through what can make dependents move: readiness,
+// revision, dependencies, and whether the object exists. An expression may read
+// anything of the status, so any change of it counts for the dependents.
+func dependencyChanged() predicate.Predicate {
+	return predicate.Funcs{
+		GenericFunc: func(event.GenericEvent) bool { return false },
+		DeleteFunc:  func(event.DeleteEvent) bool { return false },
+		UpdateFunc: func(e event.UpdateEvent) bool {
+			old, ok := e.ObjectOld.(*kustomizev1.Kustomization)
+			now, ok2 := e.ObjectNew.(*kustomizev1.Kustomization)
+			if !ok || !ok2 {
+				return false
+			}
+			return old.Generation != now.Generation || conditions.IsReady(old) != conditions.IsReady(now) ||
+				old.Status.LastAppliedRevision != now.Status.LastAppliedRevision ||
+				old.Status.ObservedGeneration != now.Status.ObservedGeneration
+		},
+	}
+}
