@@ -91,6 +91,11 @@ func (l *loops) kinds() []kind {
 			secrets: ociSecrets, remote: ociRemote, reconciler: l.ociRepository(),
 		},
 		{
+			name: "bucket", new: func() client.Object { return &sourcev1.Bucket{} },
+			list:    func() client.ObjectList { return &sourcev1.BucketList{} },
+			secrets: bucketSecrets, remote: bucketRemote, reconciler: l.bucket(),
+		},
+		{
 			name: "helmrepository", new: func() client.Object { return &sourcev1.HelmRepository{} },
 			list:    func() client.ObjectList { return &sourcev1.HelmRepositoryList{} },
 			secrets: helmSecrets, remote: helmRemote, reconciler: l.helmRepository(),
