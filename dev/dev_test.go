@@ -2,8 +2,10 @@ package dev
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -67,9 +69,17 @@ func TestUpThenDownLeavesNothing(t *testing.T) {
 		t.Errorf("second start: %v, want ErrRunning", err)
 	}
 
-	available := inShell(t, dir, `kubectl -n headwater-system get deployment headwater-agent -o jsonpath={.status.availableReplicas}`)
-	if available != "1" {
-		t.Errorf("agent: %q replicas available, want 1", available)
+	inShell(t, dir, `kubectl -n headwater-system wait deployment headwater-agent --for=condition=Available --timeout=60s`)
+	if log := inShell(t, dir, `kubectl -n headwater-system logs deployment/headwater-agent --tail=1`); log == "" || strings.Contains(log, "\n") {
+		t.Errorf("kubectl logs: %q, want the last line of the agent's log", log)
+	}
+	port := inShell(t, dir, `kubectl get nodes -o jsonpath='{.items[0].status.daemonEndpoints.kubeletEndpoint.Port}'`)
+	stranger := &http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true}}}
+	if r, err := stranger.Get("https://127.0.0.1:" + port + "/containerLogs/headwater-system/headwater-agent-x/agent"); err == nil {
+		r.Body.Close()
+		t.Errorf("logs are shown to anybody: %s", r.Status)
+	} else if !strings.Contains(err.Error(), "certificate required") {
+		t.Errorf("stranger: %v, want a refusal for lack of a certificate", err)
 	}
 	if listed := inShell(t, dir, `headwater connectedk8s show -g $RESOURCE_GROUP -n $CLUSTER -o json`); !strings.Contains(listed, `"Connected"`) {
 		t.Errorf("the cluster is not connected: %s", listed)

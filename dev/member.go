@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"os"
 	"path/filepath"
 
@@ -109,23 +110,40 @@ func (m *Member) start(ctx context.Context, l launch) (err error) {
 	if err := m.control.StartScheduler(); err != nil {
 		return err
 	}
-	if err := m.control.StartSimulatedNode(ctx, m.Name+"-node"); err != nil {
+	kubelet, err := m.kubelet()
+	if err != nil {
 		return err
 	}
-	return m.simulate(l.options)
+	if err := m.control.StartSimulatedNode(ctx, m.nodeName(), kubelet.Port); err != nil {
+		return err
+	}
+	return m.simulate(l.options, kubelet)
+}
+
+func (m *Member) nodeName() string { return m.Name + "-node" }
+
+// kubelet gives the simulated node a place where its pods' logs are.
+func (m *Member) kubelet() (*hostpod.Kubelet, error) {
+	port, err := cluster.FreePort()
+	if err != nil {
+		return nil, err
+	}
+	k := &hostpod.Kubelet{Port: port, ClientCA: m.control.Authority()}
+	k.Cert, k.Key, err = m.control.ServingCertificate("system:node:"+m.nodeName(), []string{m.nodeName()}, []net.IP{net.IPv4(127, 0, 0, 1)})
+	return k, err
 }
 
 // adopt takes a cluster that was there before.
 func adopt(o Options) (*Member, error) {
 	m := &Member{Name: "cluster-1", Kubeconfig: o.Kubeconfig}
 	if o.Simulate {
-		return m, m.simulate(o)
+		return m, m.simulate(o, nil)
 	}
 	return m, nil
 }
 
 // simulate runs the cluster's Headwater Deployments on this machine.
-func (m *Member) simulate(o Options) error {
+func (m *Member) simulate(o Options, kubelet *hostpod.Kubelet) error {
 	config, err := m.Config()
 	if err != nil {
 		return err
@@ -140,7 +158,7 @@ func (m *Member) simulate(o Options) error {
 	}
 	m.runner, err = hostpod.New(hostpod.Config{
 		Config: config, Programs: o.Bin, Dir: filepath.Join(dir, "pods"), Logs: filepath.Join(dir, "logs"),
-		Logger: slog.New(slog.NewTextHandler(log, nil)),
+		Logger: slog.New(slog.NewTextHandler(log, nil)), Kubelet: kubelet,
 	})
 	if err != nil {
 		return errors.Join(err, log.Close())

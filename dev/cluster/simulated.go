@@ -1,10 +1,12 @@
 package cluster
 
 import (
+	"bytes"
 	"context"
 	_ "embed"
 	"fmt"
 	"os"
+	"strconv"
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -15,6 +17,9 @@ import (
 // real nodes can be beside them.
 const simulatedAnnotation = "kwok.x-k8s.io/node"
 
+// kubeletPort stands for the kubelet's port in stages.yaml.
+const kubeletPort = "KUBELET_PORT"
+
 //go:embed stages.yaml
 var stages []byte
 
@@ -23,8 +28,11 @@ var stages []byte
 // policy Never or OnFailure) succeed at once; no container runs. The
 // annotation simulate.headwater.dev/outcome on a pod changes that: "unready"
 // as when the image cannot be pulled, "failed" as when its program fails.
-func (c *Cluster) StartSimulatedNode(ctx context.Context, name string) error {
-	if err := os.WriteFile(c.path("stages.yaml"), stages, 0o644); err != nil {
+// The port of 127.0.0.1 is where the API server looks for the kubelet to get
+// logs from; 0: nowhere. It is the same for all of a cluster's nodes.
+func (c *Cluster) StartSimulatedNode(ctx context.Context, name string, kubelet int) error {
+	content := bytes.ReplaceAll(stages, []byte(kubeletPort), []byte(strconv.Itoa(kubelet)))
+	if err := os.WriteFile(c.path("stages.yaml"), content, 0o644); err != nil {
 		return fmt.Errorf("write stages of simulated nodes: %w", err)
 	}
 	kwok, err := c.run("kwok", "--kubeconfig="+c.Kubeconfig(), "--config=stages.yaml",

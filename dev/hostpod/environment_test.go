@@ -66,3 +66,25 @@ func TestResourceField(t *testing.T) {
 		})
 	}
 }
+
+func TestLastLines(t *testing.T) {
+	for name, c := range map[string]struct {
+		in   string
+		n    int
+		want string
+	}{
+		"all":              {"a\nb\n", 5, "a\nb\n"},
+		"one":              {"a\nb\n", 1, "b\n"},
+		"two of three":     {"a\nb\nc\n", 2, "b\nc\n"},
+		"unfinished line":  {"a\nb", 1, "b"},
+		"nothing asked":    {"a\nb\n", 0, ""},
+		"empty":            {"", 3, ""},
+		"empty lines":      {"a\n\n\n", 2, "\n\n"},
+		"exactly so many":  {"a\nb\n", 2, "a\nb\n"},
+		"a single newline": {"\n", 1, "\n"},
+	} {
+		if got := string(lastLines([]byte(c.in), c.n)); got != c.want {
+			t.Errorf("%s: lastLines(%q, %d) = %q, want %q", name, c.in, c.n, got, c.want)
+		}
+	}
+}

@@ -30,7 +30,7 @@ import (
 // Selector chooses the Deployments that are run.
 const Selector = "app.kubernetes.io/part-of=headwater"
 
-// Config of a Runner. All fields are required.
+// Config of a Runner. All fields but Kubelet are required.
 type Config struct {
 	// Config is an administrator's access to the cluster.
 	Config *rest.Config
@@ -42,6 +42,8 @@ type Config struct {
 	Logs string
 	// Logger is told when processes start and end.
 	Logger *slog.Logger
+	// Kubelet makes kubectl logs work; nil: it does not.
+	Kubelet *Kubelet
 }
 
 // Process says how a Deployment's process does.
@@ -91,6 +93,26 @@ func (r *Runner) Run(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("watch deployments: %w", err)
 	}
+	ctx, cancel := context.WithCancel(ctx)
+	serving := make(chan error, 1)
+	if r.config.Kubelet == nil {
+		close(serving)
+	} else {
+		go func() {
+			err := r.serve(ctx, *r.config.Kubelet)
+			if err != nil {
+				r.config.Logger.Error("kubectl logs does not work", "error", err)
+			}
+			serving <- err
+		}()
+	}
+	err = r.follow(ctx, factory, deployments, changed)
+	cancel()
+	return errors.Join(err, <-serving)
+}
+
+// follow keeps the processes as the Deployments want them.
+func (r *Runner) follow(ctx context.Context, factory informers.SharedInformerFactory, deployments cache.SharedIndexInformer, changed <-chan struct{}) error {
 	factory.Start(ctx.Done())
 	defer factory.Shutdown()
 	defer r.stopAll()

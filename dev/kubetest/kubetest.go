@@ -69,7 +69,7 @@ func WithNode() Option {
 		if err := c.StartScheduler(); err != nil {
 			return err
 		}
-		return c.StartSimulatedNode(ctx, "node-1")
+		return c.StartSimulatedNode(ctx, "node-1", 0)
 	}
 }
 
