@@ -1,0 +1,232 @@
+package hub
+
+import (
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"math/big"
+	"net"
+	"net/url"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+)
+
+const (
+	authorityLife   = 10 * 365 * 24 * time.Hour
+	certificateLife = 90 * 24 * time.Hour
+	// renewBefore is how long before its end a certificate is replaced.
+	renewBefore = 30 * 24 * time.Hour
+	// lookEvery is how often given certificate files are looked at.
+	lookEvery = 10 * time.Second
+)
+
+type getCertificate = func(*tls.ClientHelloInfo) (*tls.Certificate, error)
+
+// certificates returns what the listener asks for its certificate: the given
+// files, or one by an authority of the hub's own, ca.crt in the data directory.
+func (h *Hub) certificates() (getCertificate, error) {
+	clock := h.config.Clock
+	if clock == nil {
+		clock = time.Now
+	}
+	if h.config.TLSCert != "" || h.config.TLSKey != "" {
+		f := &files{cert: h.config.TLSCert, key: h.config.TLSKey, clock: time.Now}
+		_, err := f.get(nil)
+		return f.get, err
+	}
+	authority, err := loadAuthority(h.config.DataDir, clock())
+	if err != nil {
+		return nil, err
+	}
+	names := append([]string{"localhost", "127.0.0.1", "::1"}, h.config.Hostnames...)
+	if u, err := url.Parse(h.url); err == nil {
+		names = append(names, u.Hostname())
+	}
+	g := &generated{authority: authority, names: names, clock: clock}
+	_, err = g.get(nil)
+	return g.get, err
+}
+
+// files serves a certificate from files and reads them again when they change.
+type files struct {
+	cert, key string
+	clock     func() time.Time
+
+	mu      sync.Mutex
+	looked  time.Time
+	stamp   [2]time.Time
+	current *tls.Certificate
+}
+
+func (f *files) get(*tls.ClientHelloInfo) (*tls.Certificate, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	now := f.clock()
+	if f.current != nil && now.Sub(f.looked) < lookEvery {
+		return f.current, nil
+	}
+	f.looked = now
+	var stamp [2]time.Time
+	for i, path := range []string{f.cert, f.key} {
+		info, err := os.Stat(path)
+		if err != nil {
+			return f.keep(fmt.Errorf("read TLS certificate: %w", err))
+		}
+		stamp[i] = info.ModTime()
+	}
+	if f.current != nil && stamp == f.stamp {
+		return f.current, nil
+	}
+	pair, err := tls.LoadX509KeyPair(f.cert, f.key)
+	if err != nil {
+		return f.keep(fmt.Errorf("read TLS certificate: %w", err))
+	}
+	f.current, f.stamp = &pair, stamp
+	return f.current, nil
+}
+
+// keep prefers the former certificate to none.
+func (f *files) keep(err error) (*tls.Certificate, error) {
+	if f.current != nil {
+		return f.current, nil
+	}
+	return nil, err
+}
+
+// generated serves certificates by the hub's own authority, each for 90 days.
+type generated struct {
+	authority *tls.Certificate
+	names     []string
+	clock     func() time.Time
+
+	mu      sync.Mutex
+	current *tls.Certificate
+}
+
+func (g *generated) get(*tls.ClientHelloInfo) (*tls.Certificate, error) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	now := g.clock()
+	if g.current != nil && now.Before(g.current.Leaf.NotAfter.Add(-renewBefore)) {
+		return g.current, nil
+	}
+	template := &x509.Certificate{Subject: pkix.Name{CommonName: "headwater hub"}, NotBefore: now.Add(-time.Hour), NotAfter: now.Add(certificateLife),
+		KeyUsage: x509.KeyUsageDigitalSignature, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}}
+	for _, n := range g.names {
+		if ip := net.ParseIP(n); ip != nil {
+			template.IPAddresses = append(template.IPAddresses, ip)
+			continue
+		}
+		template.DNSNames = append(template.DNSNames, n)
+	}
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		return nil, err
+	}
+	der, err := issue(template, g.authority.Leaf, key, g.authority.PrivateKey)
+	if err != nil {
+		return nil, err
+	}
+	leaf, err := x509.ParseCertificate(der)
+	if err != nil {
+		return nil, err
+	}
+	g.current = &tls.Certificate{Certificate: [][]byte{der, g.authority.Certificate[0]}, PrivateKey: key, Leaf: leaf}
+	return g.current, nil
+}
+
+func issue(template, parent *x509.Certificate, key *ecdsa.PrivateKey, signer any) ([]byte, error) {
+	serial, err := rand.Int(rand.Reader, new(big.Int).Lsh(big.NewInt(1), 127))
+	if err != nil {
+		return nil, err
+	}
+	template.SerialNumber = serial
+	return x509.CreateCertificate(rand.Reader, template, parent, key.Public(), signer)
+}
+
+// loadAuthority reads ca.crt and ca.key, or makes them at the first start.
+func loadAuthority(dir string, now time.Time) (*tls.Certificate, error) {
+	certFile, keyFile := filepath.Join(dir, "ca.crt"), filepath.Join(dir, "ca.key")
+	pair, err := tls.LoadX509KeyPair(certFile, keyFile)
+	if err == nil {
+		if pair.Leaf, err = x509.ParseCertificate(pair.Certificate[0]); err == nil {
+			return &pair, nil
+		}
+	}
+	if !errors.Is(err, os.ErrNotExist) {
+		return nil, fmt.Errorf("read the hub's certificate authority: %w", err)
+	}
+	template := &x509.Certificate{Subject: pkix.Name{CommonName: "headwater hub authority"}, NotBefore: now.Add(-time.Hour), NotAfter: now.Add(authorityLife),
+		IsCA: true, BasicConstraintsValid: true, MaxPathLenZero: true, KeyUsage: x509.KeyUsageCertSign | x509.KeyUsageCRLSign}
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		return nil, err
+	}
+	der, err := issue(template, template, key, key)
+	if err != nil {
+		return nil, err
+	}
+	keyDER, err := x509.MarshalPKCS8PrivateKey(key)
+	if err != nil {
+		return nil, err
+	}
+	// The key goes first: a certificate without its key would never be replaced.
+	if err := writeWhole(keyFile, pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: keyDER}), 0o600); err != nil {
+		return nil, err
+	}
+	if err := writeWhole(certFile, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), 0o644); err != nil {
+		return nil, err
+	}
+	return loadAuthority(dir, now)
+}
+
+// writeWhole replaces a file in one step.
+func writeWhole(path string, data []byte, mode os.FileMode) error {
+	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+"-*")
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(data)
+	err = errors.Join(err, f.Chmod(mode), f.Sync(), f.Close())
+	if err == nil {
+		err = os.Rename(f.Name(), path)
+	}
+	if err != nil {
+		return errors.Join(err, os.Remove(f.Name()))
+	}
+	return nil
+}
+
+// clientTLS is for connections to an external etcd; nil when nothing is given.
+func clientTLS(ca, cert, key string) (*tls.Config, error) {
+	if ca == "" && cert == "" && key == "" {
+		return nil, nil
+	}
+	c := &tls.Config{MinVersion: tls.VersionTLS12}
+	if ca != "" {
+		data, err := os.ReadFile(ca)
+		if err != nil {
+			return nil, fmt.Errorf("read the authority of etcd: %w", err)
+		}
+		c.RootCAs = x509.NewCertPool()
+		if !c.RootCAs.AppendCertsFromPEM(data) {
+			return nil, fmt.Errorf("%s holds no certificate", ca)
+		}
+	}
+	if cert != "" || key != "" {
+		pair, err := tls.LoadX509KeyPair(cert, key)
+		if err != nil {
+			return nil, fmt.Errorf("read the certificate for etcd: %w", err)
+		}
+		c.Certificates = []tls.Certificate{pair}
+	}
+	return c, nil
+}

@@ -1,0 +1,283 @@
+// Package hub is the control plane: it keeps what every cluster shall be and
+// what it is, behind a door for users and one for agents. It has no way to
+// reach a cluster.
+package hub
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+	"golang.org/x/sync/errgroup"
+
+	"headwater.dev/hub/auth"
+	"headwater.dev/hub/gateway"
+	"headwater.dev/hub/rest"
+	"headwater.dev/hub/store"
+	"headwater.dev/hub/store/etcd"
+	"headwater.dev/hub/vault"
+)
+
+// Config says how a hub is run. Only DataDir is required.
+type Config struct {
+	// DataDir holds keys, certificates and, without EtcdEndpoints, the records.
+	DataDir string
+	// Listen is the address of both doors; port 0 chooses a free one.
+	Listen string
+	// ExternalURL is the address that clients and agents know the hub by,
+	// https://host[:port]; that of the listener when empty.
+	ExternalURL string
+	// Hostnames are further names and addresses for the generated certificate.
+	Hostnames []string
+	// TLSCert and TLSKey are PEM files to serve instead of the generated
+	// certificate; they are read again when they change.
+	TLSCert, TLSKey string
+	// EtcdEndpoints are the URLs of an external etcd; embedded when empty.
+	EtcdEndpoints []string
+	// EtcdCA, EtcdCert and EtcdKey are PEM files for an external etcd over TLS.
+	EtcdCA, EtcdCert, EtcdKey string
+	// KeeperURL names the vault's key in a key service; a local file when empty.
+	KeeperURL string
+	// MetricsListen is the address of /metrics, plain HTTP; none when empty.
+	MetricsListen string
+	// TenantID and SubscriptionID are chosen at the first start when empty.
+	TenantID, SubscriptionID string
+	// Unregistered leaves the resource providers of a new subscription
+	// unregistered, as Azure does.
+	Unregistered bool
+	// Locations are the locations that are offered to clients.
+	Locations []string
+	// Clock is time.Now when nil.
+	Clock func() time.Time
+	// Logger may be nil.
+	Logger *slog.Logger
+}
+
+// drain is how long open requests may take at the end.
+const drain = 4 * time.Second
+
+// Hub is a control plane that is about to run or runs.
+type Hub struct {
+	config   Config
+	log      *slog.Logger
+	url      string
+	listener net.Listener
+	metrics  net.Listener
+	store    *etcd.Store
+	auth     *auth.Auth
+	gateway  *gateway.Gateway
+	server   *http.Server
+	registry *prometheus.Registry
+}
+
+// New opens the listeners and the storage, makes what a first start needs, and
+// leaves the hub ready for Run. Close it when Run is never called.
+func New(ctx context.Context, c Config) (_ *Hub, err error) {
+	h := &Hub{config: c, log: c.Logger, registry: prometheus.NewRegistry()}
+	if h.log == nil {
+		h.log = slog.New(slog.NewTextHandler(io.Discard, nil))
+	}
+	if c.DataDir == "" {
+		return nil, errors.New("start hub: no data directory; give one with --data-dir")
+	}
+	defer func() {
+		if err != nil {
+			err = fmt.Errorf("start hub: %w", err)
+			h.Close()
+		}
+	}()
+	if err := os.MkdirAll(c.DataDir, 0o700); err != nil {
+		return nil, err
+	}
+	h.registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	if err := h.listen(); err != nil {
+		return nil, err
+	}
+	certificate, err := h.certificates()
+	if err != nil {
+		return nil, err
+	}
+	if err := h.open(ctx); err != nil {
+		return nil, err
+	}
+	handler, err := h.doors(ctx)
+	if err != nil {
+		return nil, err
+	}
+	h.server = &http.Server{
+		Handler: handler, ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 32 << 10,
+		TLSConfig: &tls.Config{MinVersion: tls.VersionTLS12, GetCertificate: certificate, NextProtos: []string{"h2", "http/1.1"}},
+		ErrorLog:  slog.NewLogLogger(h.log.Handler(), slog.LevelDebug),
+	}
+	return h, nil
+}
+
+// URL is the address that clients know the hub by.
+func (h *Hub) URL() string { return h.url }
+
+// MetricsAddr is where /metrics is served, "" when it is not.
+func (h *Hub) MetricsAddr() string {
+	if h.metrics == nil {
+		return ""
+	}
+	return h.metrics.Addr().String()
+}
+
+func (h *Hub) listen() (err error) {
+	address := h.config.Listen
+	if address == "" {
+		address = "127.0.0.1:0"
+	}
+	if h.listener, err = net.Listen("tcp", address); err != nil {
+		return err
+	}
+	h.url = strings.TrimSuffix(h.config.ExternalURL, "/")
+	if h.url == "" {
+		host, port, err := net.SplitHostPort(h.listener.Addr().String())
+		if err != nil {
+			return err
+		}
+		if ip := net.ParseIP(host); ip == nil || ip.IsUnspecified() {
+			host = "localhost"
+		}
+		h.url = "https://" + net.JoinHostPort(host, port)
+	}
+	if h.config.MetricsListen == "" {
+		return nil
+	}
+	h.metrics, err = net.Listen("tcp", h.config.MetricsListen)
+	return err
+}
+
+// open brings the storage up.
+func (h *Hub) open(ctx context.Context) (err error) {
+	c := etcd.Config{Logger: h.log}
+	if len(h.config.EtcdEndpoints) == 0 {
+		c.Dir = filepath.Join(h.config.DataDir, "etcd")
+	} else {
+		c.Endpoints = h.config.EtcdEndpoints
+		if c.TLS, err = clientTLS(h.config.EtcdCA, h.config.EtcdCert, h.config.EtcdKey); err != nil {
+			return err
+		}
+	}
+	h.store, err = etcd.Open(ctx, c)
+	return err
+}
+
+// doors wires the parts: everything below /agents/v1/ is the agents' door, the
+// directory's endpoints are its own, the rest is the users' door.
+func (h *Hub) doors(ctx context.Context) (http.Handler, error) {
+	c := h.config
+	v, err := vault.New(ctx, vault.Config{Store: h.store, KeyFile: filepath.Join(c.DataDir, "vault.key"),
+		KeeperURL: c.KeeperURL, Clock: c.Clock, Logger: h.log})
+	if err != nil {
+		return nil, err
+	}
+	h.auth, err = auth.New(ctx, auth.Config{Store: h.store, Dir: c.DataDir, ExternalURL: h.url, TenantID: c.TenantID,
+		SubscriptionID: c.SubscriptionID, Clock: c.Clock, Logger: h.log})
+	if err != nil {
+		return nil, err
+	}
+	h.gateway = gateway.New(gateway.Config{Store: h.store, Vault: v, Auth: h.auth, ExternalURL: h.url, Clock: c.Clock,
+		Logger: h.log, Registerer: h.registry})
+	users, err := rest.New(rest.Config{Store: h.store, Vault: v, Directory: h.auth, Locations: c.Locations,
+		Metrics: h.registry, Clock: c.Clock, Logger: h.log})
+	if err != nil {
+		return nil, err
+	}
+	if err := users.Bootstrap(ctx, h.auth.SubscriptionID(), !c.Unregistered); err != nil {
+		return nil, err
+	}
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		switch path := r.URL.Path; {
+		case path == "/healthz":
+			w.WriteHeader(http.StatusOK)
+		case path == "/readyz":
+			h.ready(w, r)
+		case strings.HasPrefix(path, "/agents/v1/"):
+			h.gateway.Handler().ServeHTTP(w, r)
+		case h.auth.Handles(path):
+			h.auth.Handler().ServeHTTP(w, r)
+		default:
+			users.ServeHTTP(w, r)
+		}
+	}), nil
+}
+
+// ready says in a status code whether the storage answers, and nothing else.
+func (h *Hub) ready(w http.ResponseWriter, r *http.Request) {
+	ctx, cancel := context.WithTimeout(r.Context(), 2*time.Second)
+	defer cancel()
+	if _, _, err := h.store.List(ctx, store.List{Prefix: "/subscriptions/", Limit: 1}); err != nil {
+		w.WriteHeader(http.StatusServiceUnavailable)
+		return
+	}
+	w.WriteHeader(http.StatusOK)
+}
+
+// Run serves until ctx ends, lets open requests finish, and closes the hub.
+func (h *Hub) Run(ctx context.Context) error {
+	defer h.Close()
+	h.log.Info("hub is ready", "url", h.url, "listen", h.listener.Addr().String(), "metrics", h.MetricsAddr(), "dataDir", h.config.DataDir)
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error { return ignoreClosed(h.server.ServeTLS(h.listener, "", "")) })
+	group.Go(func() error { return h.gateway.Run(ctx) })
+	group.Go(func() error {
+		select {
+		case err := <-h.store.Failed():
+			return fmt.Errorf("storage failed: %w", err)
+		case <-ctx.Done():
+			return nil
+		}
+	})
+	metrics := &http.Server{Handler: promhttp.HandlerFor(h.registry, promhttp.HandlerOpts{}), ReadHeaderTimeout: 10 * time.Second}
+	if h.metrics != nil {
+		group.Go(func() error { return ignoreClosed(metrics.Serve(h.metrics)) })
+	}
+	group.Go(func() error {
+		<-ctx.Done()
+		h.log.Info("hub is stopping")
+		last, cancel := context.WithTimeout(context.WithoutCancel(ctx), drain)
+		defer cancel()
+		err := h.server.Shutdown(last)
+		if errors.Is(err, context.DeadlineExceeded) {
+			err = h.server.Close()
+		}
+		return errors.Join(err, metrics.Close())
+	})
+	return group.Wait()
+}
+
+func ignoreClosed(err error) error {
+	if errors.Is(err, http.ErrServerClosed) {
+		return nil
+	}
+	return err
+}
+
+// Close gives everything back that New opened.
+func (h *Hub) Close() {
+	for _, l := range []net.Listener{h.listener, h.metrics} {
+		if l != nil {
+			_ = l.Close()
+		}
+	}
+	if h.store != nil {
+		if err := h.store.Close(); err != nil {
+			h.log.Error("storage did not close", "error", err)
+		}
+		h.store = nil
+	}
+}

@@ -1,0 +1,205 @@
+package rest
+
+import (
+	"net/http"
+	"strings"
+	"time"
+
+	"headwater.dev/api/arm"
+	"headwater.dev/api/resource"
+	"headwater.dev/api/resource/validate"
+	"headwater.dev/hub/store"
+)
+
+// defaultWait bounds waitForReconciliation without reconciliationWaitDuration.
+const defaultWait = time.Hour
+
+type fluxProperties = resource.FluxConfigurationProperties
+
+func (s *Server) configurations() child[fluxProperties] {
+	return child[fluxProperties]{
+		server: s, typ: resource.TypeFluxConfiguration,
+		secrets: validate.TakeSecrets, merge: validate.MergeConfiguration, read: validate.Configuration,
+		fixed: func(p *validate.Problems, was, is fluxProperties) {
+			if was.Scope != is.Scope {
+				p.Add("properties.scope", "is %q and cannot change: delete the configuration and create it again", was.Scope)
+			}
+			if was.Namespace != is.Namespace {
+				p.Add("properties.namespace", "is %q and cannot change: delete the configuration and create it again", was.Namespace)
+			}
+		},
+		progress: fluxProgress, render: renderConfiguration,
+		admit:   s.installFlux,
+		release: func(*call, clusterEntry, string) error { return nil },
+	}
+}
+
+// fluxProgress derives the progress of a configuration. With
+// waitForReconciliation a change is done only when the cluster is compliant.
+func fluxProgress(e entry[fluxProperties]) (resource.Progress, error) {
+	var o resource.FluxConfigurationObserved
+	if err := observed(e.record, &o); err != nil {
+		return resource.Progress{}, err
+	}
+	p := resource.Progress{Generation: e.record.Generation, UpdatedAt: e.UpdatedAt, Deleting: e.Deleting,
+		AcceptedGeneration: o.AcceptedGeneration, Error: o.Error, Wait: e.Properties.WaitForReconciliation}
+	if p.Wait {
+		wait := defaultWait
+		if d := e.Properties.ReconciliationWaitDuration; d != nil && *d != "" {
+			parsed, err := validate.Duration(*d)
+			if err != nil {
+				return p, err
+			}
+			wait = parsed
+		}
+		p.WaitUntil = e.UpdatedAt.Add(wait)
+		if o.AcceptedAt.After(e.UpdatedAt) {
+			p.WaitUntil = o.AcceptedAt.Add(wait)
+		}
+		p.Settled = o.StatusGeneration >= p.Generation &&
+			(o.ComplianceState == resource.Compliant || o.ComplianceState == resource.Suspended)
+	}
+	return p, nil
+}
+
+// renderConfiguration adds what the agent reported and the nulls that clients
+// of Azure know.
+func renderConfiguration(c *call, v view[fluxProperties]) error {
+	var o resource.FluxConfigurationObserved
+	if err := observed(v.record, &o); err != nil {
+		return err
+	}
+	props := v.properties
+	if o.Statuses == nil {
+		o.Statuses = []resource.ObjectStatus{}
+	}
+	props["statuses"] = o.Statuses
+	props["repositoryPublicKey"] = o.RepositoryPublicKey
+	props["sourceSyncedCommitId"] = o.SourceSyncedCommitID
+	props["sourceUpdatedAt"] = o.SourceUpdatedAt
+	props["statusUpdatedAt"] = o.StatusUpdatedAt
+	props["errorMessage"] = o.ErrorMessage
+	if v.err != nil {
+		props["errorMessage"] = v.err.Message
+	}
+	var cluster resource.ClusterObserved
+	if err := observed(v.cluster.record, &cluster); err != nil {
+		return err
+	}
+	props["complianceState"] = compliance(v.entry, o, cluster, c.now)
+	if all, ok := props["kustomizations"].(map[string]any); ok {
+		for name, k := range all {
+			if k, ok := k.(map[string]any); ok {
+				k["name"] = name
+			}
+		}
+	}
+	hideSecrets(props)
+	return nil
+}
+
+// hideSecrets puts null where a source's body would carry a secret.
+func hideSecrets(props map[string]any) {
+	if blob, ok := props["azureBlob"].(map[string]any); ok {
+		blob["accountKey"], blob["sasToken"] = nil, nil
+		if sp, ok := blob["servicePrincipal"].(map[string]any); ok {
+			sp["clientSecret"], sp["clientCertificate"], sp["clientCertificatePassword"] = nil, nil, nil
+		}
+	}
+	if oci, ok := props["ociRepository"].(map[string]any); ok && oci["tlsConfig"] != nil {
+		oci["tlsConfig"] = map[string]any{"clientCertificate": nil, "privateKey": nil, "caCertificate": nil}
+	}
+}
+
+// compliance derives the compliance state: what the agent reported, unless it
+// is silent or has not yet spoken of the newest change.
+func compliance(e entry[fluxProperties], o resource.FluxConfigurationObserved, cluster resource.ClusterObserved, now time.Time) string {
+	switch {
+	case resource.Connectivity(cluster, now) == resource.Offline:
+		return resource.Unknown
+	case e.Properties.Suspend && o.AcceptedGeneration >= e.record.Generation:
+		return resource.Suspended
+	case o.ComplianceState == "" || o.StatusGeneration < e.record.Generation:
+		return resource.Pending
+	default:
+		return o.ComplianceState
+	}
+}
+
+// installFlux makes the microsoft.flux extension for the first configuration of
+// a cluster, because it is what carries configurations out.
+func (s *Server) installFlux(c *call, cluster clusterEntry, _ string) error {
+	h := s.extensions()
+	found := false
+	_, err := store.Each(c.ctx(), s.store, h.prefix(cluster.record.Key), func(r store.Record) error {
+		if !below(h.prefix(cluster.record.Key), r.Key) {
+			return nil
+		}
+		e, err := read[resource.ExtensionProperties](r)
+		if err != nil {
+			return err
+		}
+		if !strings.EqualFold(e.Properties.ExtensionType, resource.ExtensionFlux) {
+			return nil
+		}
+		found = true
+		if e.Deleting {
+			return arm.Errorf(arm.CodeConflict, "The extension '%s' of the cluster is being deleted: wait until it is gone, then try again.", e.Name)
+		}
+		return nil
+	})
+	if err != nil || found {
+		return err
+	}
+	var p validate.Problems
+	parent, err := arm.ParseID(cluster.ID)
+	if err != nil {
+		return err
+	}
+	provider, kind := split(h.typ)
+	id := parent.Child(provider, kind, "flux")
+	d := resource.Desired[resource.ExtensionProperties]{ID: id.String(), Name: "flux", Type: h.typ, SystemData: c.created(),
+		UpdatedAt: c.now, CorrelationID: c.correlation(),
+		Properties: validate.Extension(&p, "flux", map[string]any{"extensionType": resource.ExtensionFlux})}
+	if err := p.Err(); err != nil {
+		return err
+	}
+	if d.OperationID, err = c.begin(d.ID, resource.VerbCreate, 1); err != nil {
+		return err
+	}
+	_, err = save(c.ctx(), s.store, entry[resource.ExtensionProperties]{}, d)
+	return err
+}
+
+// The first generation of source configurations (Flux v1) has ended: there are
+// none, and clients that look for them find an empty list.
+
+func (s *Server) listSourceV1(c *call) error {
+	if _, err := c.loadCluster(); err != nil {
+		return err
+	}
+	return c.reply(http.StatusOK, arm.Page[map[string]any]{Value: []map[string]any{}})
+}
+
+func (s *Server) getSourceV1(c *call) error {
+	if _, err := c.loadCluster(); err != nil {
+		return err
+	}
+	return notFound(c.id)
+}
+
+func (s *Server) putSourceV1(c *call) error {
+	if _, err := c.loadCluster(); err != nil {
+		return err
+	}
+	return arm.Errorf(arm.CodeNotSupported, "sourceControlConfigurations (Flux v1) can no longer be created. Create a fluxConfiguration instead: "+
+		"PUT %s/providers/Microsoft.KubernetesConfiguration/fluxConfigurations/%s, or `headwater k8s-configuration flux create`.",
+		c.id.Parent().String(), c.id.Name())
+}
+
+func (s *Server) deleteSourceV1(c *call) error {
+	if _, err := c.loadCluster(); err != nil {
+		return err
+	}
+	return c.empty(http.StatusNoContent)
+}

@@ -1,0 +1,148 @@
+package rest
+
+import (
+	"net/http"
+	"strings"
+
+	"headwater.dev/api/arm"
+	"headwater.dev/api/resource"
+	"headwater.dev/api/resource/validate"
+	"headwater.dev/hub/store"
+)
+
+type extensionProperties = resource.ExtensionProperties
+
+func (s *Server) extensions() child[extensionProperties] {
+	return child[extensionProperties]{
+		server: s, typ: resource.TypeExtension,
+		secrets: validate.TakeSettings, merge: validate.MergeExtension,
+		read: func(p *validate.Problems, name string, properties map[string]any, _ []string) extensionProperties {
+			return validate.Extension(p, name, properties)
+		},
+		fixed: func(p *validate.Problems, was, is extensionProperties) {
+			if !strings.EqualFold(was.ExtensionType, is.ExtensionType) {
+				p.Add("properties.extensionType", "is %q and cannot change: delete the extension and create it again", was.ExtensionType)
+			}
+		},
+		progress: extensionProgress, render: renderExtension,
+		admit: s.onlyOne, release: s.noConfigurations,
+	}
+}
+
+func extensionProgress(e entry[extensionProperties]) (resource.Progress, error) {
+	var o resource.ExtensionObserved
+	if err := observed(e.record, &o); err != nil {
+		return resource.Progress{}, err
+	}
+	return resource.Progress{Generation: e.record.Generation, UpdatedAt: e.UpdatedAt, Deleting: e.Deleting,
+		AcceptedGeneration: o.AcceptedGeneration, Error: o.Error}, nil
+}
+
+// renderExtension adds what the agent reported and the nulls that clients of
+// Azure know.
+func renderExtension(_ *call, v view[extensionProperties]) error {
+	var o resource.ExtensionObserved
+	if err := observed(v.record, &o); err != nil {
+		return err
+	}
+	if o.Statuses == nil {
+		o.Statuses = []resource.ExtensionStatus{}
+	}
+	props := v.properties
+	props["statuses"] = o.Statuses
+	props["currentVersion"], props["installedVersion"] = nil, nil
+	if o.CurrentVersion != "" {
+		props["currentVersion"], props["installedVersion"] = o.CurrentVersion, o.CurrentVersion
+	}
+	props["isSystemExtension"] = false
+	props["errorInfo"], props["packageUri"], props["aksAssignedIdentity"], props["customLocationSettings"] = nil, nil, nil, nil
+	if v.err != nil {
+		props["errorInfo"] = v.err
+	}
+	props["extensionState"] = ""
+	if v.state == resource.Succeeded {
+		props["extensionState"] = "Ready"
+	}
+	return nil
+}
+
+// onlyOne refuses a second instance of an extension that is installed once.
+func (s *Server) onlyOne(c *call, cluster clusterEntry, name string) error {
+	prefix := s.extensions().prefix(cluster.record.Key)
+	_, err := store.Each(c.ctx(), s.store, prefix, func(r store.Record) error {
+		if !below(prefix, r.Key) {
+			return nil
+		}
+		e, err := read[extensionProperties](r)
+		if err != nil {
+			return err
+		}
+		if strings.EqualFold(e.Properties.ExtensionType, resource.ExtensionFlux) && !strings.EqualFold(e.Name, name) {
+			return arm.Errorf(arm.CodeConflict, "The cluster has the extension '%s' of type %s already, and it can have only one: change that one instead.",
+				e.Name, resource.ExtensionFlux)
+		}
+		return nil
+	})
+	return err
+}
+
+// noConfigurations refuses to take the extension from under configurations that
+// need it to be removed properly.
+func (s *Server) noConfigurations(c *call, cluster clusterEntry, name string) error {
+	prefix := s.configurations().prefix(cluster.record.Key)
+	var names []string
+	_, err := store.Each(c.ctx(), s.store, prefix, func(r store.Record) error {
+		if !below(prefix, r.Key) {
+			return nil
+		}
+		e, err := read[fluxProperties](r)
+		names = append(names, e.Name)
+		return err
+	})
+	if err != nil || len(names) == 0 {
+		return err
+	}
+	return arm.Errorf(arm.CodeConflict, "The extension '%s' still carries the fluxConfigurations %s: delete them first, and wait until they are gone.",
+		name, strings.Join(names, ", "))
+}
+
+// extensionType is the one entry of the catalogue.
+func extensionType(base string) map[string]any {
+	return map[string]any{
+		"id": base + "/" + resource.ExtensionFlux, "name": resource.ExtensionFlux, "type": typeCatalogue,
+		"properties": map[string]any{
+			"isSystemExtension": false, "isManagedIdentityRequired": false, "publisher": "Headwater",
+			"description":           "GitOps with Flux: sources, Kustomizations and Helm releases from Git, buckets and registries.",
+			"supportedClusterTypes": []string{"connectedClusters", "managedClusters"},
+			"supportedScopes": map[string]any{"defaultScope": "cluster", "clusterScopeSettings": map[string]any{
+				"properties": map[string]any{"allowMultipleInstances": false, "defaultReleaseNamespace": validate.FluxNamespace}}},
+		},
+	}
+}
+
+func (c *call) catalogue() (string, error) {
+	if location := c.r.PathValue("location"); location != "" {
+		return c.id.String() + "/providers/Microsoft.KubernetesConfiguration/locations/" + location + "/extensionTypes", nil
+	}
+	cluster, err := c.loadCluster()
+	return cluster.ID + "/providers/" + typeCatalogue, err
+}
+
+func (s *Server) listExtensionTypes(c *call) error {
+	base, err := c.catalogue()
+	if err != nil {
+		return err
+	}
+	return c.reply(http.StatusOK, arm.Page[map[string]any]{Value: []map[string]any{extensionType(base)}})
+}
+
+func (s *Server) getExtensionType(c *call) error {
+	base, err := c.catalogue()
+	if err != nil {
+		return err
+	}
+	if name := c.r.PathValue("type"); !strings.EqualFold(name, resource.ExtensionFlux) {
+		return arm.Errorf(arm.CodeNotFound, "The extension type '%s' was not found; this hub offers %s.", name, resource.ExtensionFlux)
+	}
+	return c.reply(http.StatusOK, extensionType(base))
+}

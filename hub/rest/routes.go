@@ -1,0 +1,225 @@
+package rest
+
+import (
+	"net/http"
+	"strings"
+
+	"headwater.dev/api/arm"
+	"headwater.dev/api/resource"
+	"headwater.dev/hub/auth"
+)
+
+// route is one line of the table: a pattern of net/http, with literals in lower
+// case; the resource type that the api-version, the registration and the
+// action are checked for; the verb of the action; and how many leading segments
+// of the path are the id that the action is on.
+type route struct {
+	pattern string
+	typ     string
+	verb    string
+	depth   int
+	handle  func(*call) error
+}
+
+// Depths of ids in segments.
+const (
+	ofTenant       = 0
+	ofSubscription = 2
+	ofGroup        = 4
+	ofCluster      = 8
+	ofResource     = 12
+	ofOperation    = 14
+)
+
+const (
+	typeSubscription = "Microsoft.Resources/subscriptions"
+	typeProvider     = "Microsoft.Resources/providers"
+	typeSourceV1     = "Microsoft.KubernetesConfiguration/sourceControlConfigurations"
+	typeCatalogue    = "Microsoft.KubernetesConfiguration/extensionTypes"
+)
+
+// routes is the whole API on one screen.
+func (s *Server) routes() http.Handler {
+	const (
+		sub     = "/subscriptions/{sub}"
+		group   = sub + "/resourcegroups/{group}"
+		cluster = group + "/providers/{rp}/{kind}/{cluster}"
+		conf    = cluster + "/providers/microsoft.kubernetesconfiguration"
+		flux    = conf + "/fluxconfigurations"
+		ext     = conf + "/extensions"
+		v1      = conf + "/sourcecontrolconfigurations"
+		kube    = "/providers/microsoft.kubernetes/connectedclusters"
+		aks     = "/providers/microsoft.containerservice/managedclusters"
+		located = sub + "/providers/microsoft.kubernetesconfiguration/locations/{location}/extensiontypes"
+	)
+	connected, managed := s.clusters(resource.TypeConnectedCluster), s.clusters(resource.TypeManagedCluster)
+	fluxes, extensions := s.configurations(), s.extensions()
+	table := []route{
+		{"GET /subscriptions", typeSubscription, "", ofTenant, s.listSubscriptions},
+		{"GET /tenants", typeSubscription, "", ofTenant, s.listTenants},
+		{"GET " + sub, typeSubscription, "read", ofSubscription, s.getSubscription},
+		{"GET " + sub + "/locations", typeSubscription, "read", ofSubscription, s.listLocations},
+		{"GET " + sub + "/resources", typeSubscription, "", ofSubscription, s.listResources},
+		{"GET " + sub + "/providers", typeProvider, "read", ofSubscription, s.listProviders},
+		{"GET " + sub + "/providers/{ns}", typeProvider, "read", ofSubscription, s.getProvider},
+		{"POST " + sub + "/providers/{ns}/register", typeProvider, "register/action", ofSubscription, s.registerProvider},
+		{"POST " + sub + "/providers/{ns}/unregister", typeProvider, "unregister/action", ofSubscription, s.unregisterProvider},
+		{"GET /providers/{ns}/operations", typeProvider, "", ofTenant, s.listOperations},
+
+		{"GET " + sub + "/resourcegroups", resource.TypeResourceGroup, "", ofSubscription, s.listGroups},
+		{"GET " + group, resource.TypeResourceGroup, "read", ofGroup, s.getGroup},
+		{"HEAD " + group, resource.TypeResourceGroup, "read", ofGroup, s.headGroup},
+		{"PUT " + group, resource.TypeResourceGroup, "write", ofGroup, s.putGroup},
+		{"PATCH " + group, resource.TypeResourceGroup, "write", ofGroup, s.patchGroup},
+		{"DELETE " + group, resource.TypeResourceGroup, "delete", ofGroup, s.deleteGroup},
+		{"GET " + group + "/resources", resource.TypeResourceGroup, "", ofGroup, s.listResources},
+
+		{"GET " + sub + kube, resource.TypeConnectedCluster, "", ofSubscription, connected.list},
+		{"GET " + group + kube, resource.TypeConnectedCluster, "", ofGroup, connected.list},
+		{"GET " + group + kube + "/{cluster}", resource.TypeConnectedCluster, "read", ofCluster, connected.get},
+		{"PUT " + group + kube + "/{cluster}", resource.TypeConnectedCluster, "write", ofCluster, connected.put},
+		{"PATCH " + group + kube + "/{cluster}", resource.TypeConnectedCluster, "write", ofCluster, connected.patch},
+		{"DELETE " + group + kube + "/{cluster}", resource.TypeConnectedCluster, "delete", ofCluster, connected.delete},
+		{"GET " + sub + aks, resource.TypeManagedCluster, "", ofSubscription, managed.list},
+		{"GET " + group + aks, resource.TypeManagedCluster, "", ofGroup, managed.list},
+		{"GET " + group + aks + "/{cluster}", resource.TypeManagedCluster, "read", ofCluster, managed.get},
+		{"PUT " + group + aks + "/{cluster}", resource.TypeManagedCluster, "write", ofCluster, managed.put},
+		{"PATCH " + group + aks + "/{cluster}", resource.TypeManagedCluster, "write", ofCluster, managed.patch},
+		{"DELETE " + group + aks + "/{cluster}", resource.TypeManagedCluster, "delete", ofCluster, managed.delete},
+
+		{"GET " + flux, resource.TypeFluxConfiguration, "", ofCluster, fluxes.list},
+		{"GET " + flux + "/{name}", resource.TypeFluxConfiguration, "read", ofResource, fluxes.get},
+		{"PUT " + flux + "/{name}", resource.TypeFluxConfiguration, "write", ofResource, fluxes.put},
+		{"PATCH " + flux + "/{name}", resource.TypeFluxConfiguration, "write", ofResource, fluxes.patch},
+		{"DELETE " + flux + "/{name}", resource.TypeFluxConfiguration, "delete", ofResource, fluxes.delete},
+		{"GET " + flux + "/{name}/operations/{op}", resource.TypeFluxConfiguration, "read", ofOperation, fluxes.operation},
+		{"GET " + ext, resource.TypeExtension, "", ofCluster, extensions.list},
+		{"GET " + ext + "/{name}", resource.TypeExtension, "read", ofResource, extensions.get},
+		{"PUT " + ext + "/{name}", resource.TypeExtension, "write", ofResource, extensions.put},
+		{"PATCH " + ext + "/{name}", resource.TypeExtension, "write", ofResource, extensions.patch},
+		{"DELETE " + ext + "/{name}", resource.TypeExtension, "delete", ofResource, extensions.delete},
+		{"GET " + ext + "/{name}/operations/{op}", resource.TypeExtension, "read", ofOperation, extensions.operation},
+
+		{"GET " + v1, typeSourceV1, "read", ofCluster, s.listSourceV1},
+		{"GET " + v1 + "/{name}", typeSourceV1, "read", ofResource, s.getSourceV1},
+		{"PUT " + v1 + "/{name}", typeSourceV1, "write", ofResource, s.putSourceV1},
+		{"DELETE " + v1 + "/{name}", typeSourceV1, "delete", ofResource, s.deleteSourceV1},
+		{"GET " + conf + "/extensiontypes", typeCatalogue, "read", ofCluster, s.listExtensionTypes},
+		{"GET " + conf + "/extensiontypes/{type}", typeCatalogue, "read", ofCluster, s.getExtensionType},
+		{"GET " + located, typeCatalogue, "read", ofSubscription, s.listExtensionTypes},
+		{"GET " + located + "/{type}", typeCatalogue, "read", ofSubscription, s.getExtensionType},
+	}
+	mux := http.NewServeMux()
+	for _, r := range table {
+		mux.Handle(r.pattern, s.guard(r))
+	}
+	mux.HandleFunc("GET /metadata/endpoints", s.metadata) // the only one that needs no token
+	return unrouted(s, mux)
+}
+
+// unrouted words the mux's plain 404 and 405 as ARM does, for those who are
+// signed in; nobody else learns which paths there are.
+func unrouted(s *Server, mux *http.ServeMux) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if _, pattern := mux.Handler(r); pattern != "" {
+			mux.ServeHTTP(w, r)
+			return
+		}
+		if _, err := s.directory.Authenticate(r); err != nil {
+			s.fail(w, r, err)
+			return
+		}
+		for _, method := range []string{"GET", "PUT", "PATCH", "POST", "DELETE"} {
+			probe := r.Clone(r.Context())
+			probe.Method = method
+			if _, pattern := mux.Handler(probe); pattern != "" {
+				s.fail(w, r, arm.Errorf(arm.CodeMethodNotAllowed, "%s is not possible on %s; %s is", r.Method, r.URL.Path, method))
+				return
+			}
+		}
+		s.fail(w, r, notServed(r.URL.Path))
+	})
+}
+
+// notServed says which part of a path this hub does not know.
+func notServed(path string) error {
+	segments := strings.Split(strings.Trim(path, "/"), "/")
+	for i := len(segments) - 3; i >= 0; i-- {
+		if arm.Fold(segments[i]) != "providers" {
+			continue
+		}
+		if _, ok := providerOf(segments[i+1]); !ok {
+			return arm.Errorf(arm.CodeInvalidNamespace, "The resource namespace '%s' is invalid: this hub does not serve it.", segments[i+1])
+		}
+		return arm.Errorf(arm.CodeInvalidType, "The resource type '%s' could not be found in the namespace '%s'.",
+			strings.Join(segments[i+2:], "/"), segments[i+1])
+	}
+	return arm.Errorf(arm.CodeRouteNotFound, "there is nothing at %s", path)
+}
+
+// guard is what every route begins with: who, which version, may they, does the
+// subscription exist and is the provider registered in it.
+func (s *Server) guard(rt route) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		c := &call{server: s, w: w, r: r, now: s.clock().UTC()}
+		err := c.admit(rt)
+		if err == nil {
+			err = rt.handle(c)
+		}
+		if err != nil {
+			s.fail(w, r, err)
+		}
+	})
+}
+
+// admit fills in the call and refuses those that may not go on.
+func (c *call) admit(rt route) error {
+	var err error
+	if c.who, err = c.server.directory.Authenticate(c.r); err != nil {
+		return err
+	}
+	if c.version, err = apiVersion(c.r, rt.typ); err != nil {
+		return err
+	}
+	if c.id, err = idOf(c.r.URL.Path, rt.depth); err != nil {
+		return err
+	}
+	if c.rights, err = c.server.directory.Rights(c.r.Context(), c.who); err != nil {
+		return err
+	}
+	read := rt.typ + "/read"
+	switch {
+	case rt.verb == "" && rt.depth > ofTenant && !c.rights.Below(read, c.id.Key()):
+		return auth.Forbid(c.who, read, c.id.String())
+	case rt.verb != "" && !c.rights.Allows(action(rt, c.r), c.id.Key()):
+		return auth.Forbid(c.who, action(rt, c.r), c.id.String())
+	}
+	if rt.depth == ofTenant {
+		return nil
+	}
+	if err := c.subscriptionExists(); err != nil {
+		return err
+	}
+	return c.registered(rt.typ)
+}
+
+// action is what a route does, as roles name it.
+func action(rt route, r *http.Request) string {
+	if ns := r.PathValue("ns"); ns != "" && rt.typ == typeProvider {
+		return canon(ns) + "/" + rt.verb
+	}
+	return rt.typ + "/" + rt.verb
+}
+
+// idOf reads the first depth segments of a path as a resource id.
+func idOf(path string, depth int) (arm.ID, error) {
+	if depth == ofTenant {
+		return arm.ID{}, nil
+	}
+	segments := strings.Split(strings.Trim(path, "/"), "/")
+	id, err := arm.ParseID("/" + strings.Join(segments[:depth], "/"))
+	if err != nil {
+		return arm.ID{}, arm.Errorf(arm.CodeInvalidID, "%v", err)
+	}
+	return id.Recase(canon), nil
+}
