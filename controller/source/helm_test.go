@@ -2,9 +2,6 @@ package source
 
 import (
 	"fmt"
-	"net/http"
-	"net/http/httptest"
-	"net/netip"
 	"strings"
 	"testing"
 	"time"
@@ -24,9 +21,9 @@ import (
 	chart "helm.sh/helm/v4/pkg/chart/v2"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"headwater.dev/controller/source/charts"
 	"headwater.dev/dev/helmrepo"
 	"headwater.dev/dev/registry"
-	"headwater.dev/kernel/secret"
 )
 
 func chartFiles(name, version string) map[string]string {
@@ -84,8 +81,10 @@ func TestHelmFromRepository(t *testing.T) {
 	if !strings.HasPrefix(a.Revision, "sha256:") || conditions.GetMessage(r, meta.ReadyCondition) != "stored artifact: revision '"+a.Revision+"'" {
 		t.Errorf("artifact %+v", a)
 	}
-	if x, err := parseIndex(w.download(a)); err != nil || len(x.charts)+len(x.parsed) != 1 {
+	if x, err := charts.ParseIndex(w.download(a)); err != nil {
 		t.Errorf("index: %v", err)
+	} else if v, err := x.Find("web", ""); err != nil || v.Version != "1.2.0" {
+		t.Errorf("version %+v, %v", v, err)
 	}
 	a = w.ready(c, "1.2.0")
 	if want := "helmchart/" + w.namespace + "/web/web-1.2.0.tgz"; a.Path != want {
@@ -188,12 +187,12 @@ func TestHelmFromRegistry(t *testing.T) {
 	}
 	defer reg.Close()
 	for _, v := range []string{"1.0.0", "1.1.0"} {
-		b := &bundle{files: map[string][]byte{}, meta: &chart.Metadata{Name: "web", Version: v}}
+		b := &charts.Bundle{Files: map[string][]byte{}, Meta: &chart.Metadata{Name: "web", Version: v}}
 		for name, text := range chartFiles("web", v) {
-			b.files[name] = []byte(text)
+			b.Files[name] = []byte(text)
 		}
 		var buf strings.Builder
-		if err := b.pack(&buf); err != nil {
+		if err := b.Pack(&buf); err != nil {
 			t.Fatal(err)
 		}
 		push(t, reg, "charts/web:"+v, layerOf(buf.String(), chartLayers[0]))
@@ -239,153 +238,4 @@ func push(t *testing.T, reg *registry.Server, image string, layers ...v1.Layer) 
 		t.Fatal(err)
 	}
 	return d.String()
-}
-
-const indexHead = "apiVersion: v1\ngenerated: now\n"
-
-func TestParseIndex(t *testing.T) {
-	for name, c := range map[string]struct {
-		why, in, chart string
-		want           []string
-		err            bool
-	}{
-		"helm":          {"as Helm writes it", indexHead + "entries:\n  a:\n  - version: 1.0.0\n    description: |\n      x:\n    urls: [a]\n  - version: 2.0.0\n  b:\n  - version: 3.0.0\n", "a", []string{"1.0.0", "2.0.0"}, false},
-		"last":          {"the last chart", indexHead + "entries:\n  a:\n  - version: 1.0.0\n  b:\n  - version: 3.0.0\nserverInfo: {}\n", "b", []string{"3.0.0"}, false},
-		"indented":      {"lists deeper than keys", "entries:\n    \"a\":\n      - version: 1.0.0\n    b:\n      - version: 2.0.0\napiVersion: v1\n", "a", []string{"1.0.0"}, false},
-		"flow":          {"flow style", indexHead + "entries: {a: [{version: 1.0.0}]}\n", "a", []string{"1.0.0"}, false},
-		"inner flow":    {"flow style per chart", indexHead + "entries:\n  a: [{version: 1.0.0}]\n", "a", []string{"1.0.0"}, false},
-		"json":          {"JSON", `{"apiVersion":"v1","entries":{"a":[{"version":"1.0.0"}]}}`, "a", []string{"1.0.0"}, false},
-		"empty":         {"no charts", indexHead + "entries: {}\n", "a", nil, false},
-		"html":          {"a web page", "<!doctype html>\n<html>\n", "a", nil, true},
-		"no version":    {"the API version is required", "entries:\n  a:\n  - version: 1.0.0\n", "a", nil, true},
-		"nothing":       {"an empty file", "", "a", nil, true},
-		"windows":       {"CRLF", "apiVersion: v1\r\nentries:\r\n  a:\r\n  - version: 1.0.0\r\n", "a", []string{"1.0.0"}, false},
-		"comments":      {"comments and blank lines", indexHead + "entries:\n\n# c\n  a:\n  # d\n  - version: 1.0.0\n", "a", []string{"1.0.0"}, false},
-		"other section": {"keys elsewhere are no charts", "apiVersion: v1\nannotations:\n  a:\n  - version: 9.0.0\nentries:\n  b:\n  - version: 1.0.0\n", "a", nil, false},
-	} {
-		x, err := parseIndex([]byte(c.in))
-		if (err != nil) != c.err {
-			t.Errorf("%s: %s: %v", name, c.why, err)
-		}
-		if err != nil {
-			continue
-		}
-		list, err := x.versions(c.chart)
-		var got []string
-		for _, v := range list {
-			got = append(got, v.Version)
-		}
-		if diff := cmp.Diff(c.want, got); diff != "" || err != nil {
-			t.Errorf("%s: %s: %v %s", name, c.why, err, diff)
-		}
-	}
-}
-
-func FuzzParseIndex(f *testing.F) {
-	f.Add(indexHead+"entries:\n  a:\n  - version: 1.0.0\n", "a")
-	f.Add("entries: &a\n  x: *a\napiVersion: v1", "x")
-	f.Fuzz(func(t *testing.T, data, chart string) {
-		x, err := parseIndex([]byte(data))
-		if err != nil {
-			return
-		}
-		if v, err := x.find(chart, ""); err == nil && v.Version == "" {
-			t.Error("a version without a name was found")
-		}
-	})
-}
-
-func TestPickVersion(t *testing.T) {
-	versions := []string{"1.0.0", "v1.5.0", "1.5.0-rc.1", "2.0.0-beta", "garbage", "1.5.0+build"}
-	for want, expected := range map[string]string{
-		"": "v1.5.0", "*": "v1.5.0", "1.0.0": "1.0.0", "^1": "v1.5.0", "2.0.0-beta": "2.0.0-beta", ">=2.0.0-0": "2.0.0-beta",
-		"1.5.0+build": "1.5.0+build", ">=3": "", "x y": "", strings.Repeat("1", 300): "",
-	} {
-		got, err := pickVersion(versions, want)
-		if got != expected || (err == nil) != (expected != "") {
-			t.Errorf("%.20q: got %q, %v; want %q", want, got, err, expected)
-		}
-	}
-}
-
-func TestWebKeepsCredentialsAtHome(t *testing.T) {
-	seen := map[string]string{}
-	other := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		seen["other"] = r.Header.Get("Authorization")
-		fmt.Fprint(w, "other")
-	}))
-	defer other.Close()
-	home := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		seen["home"] = r.Header.Get("Authorization")
-		switch r.URL.Path {
-		case "/away":
-			http.Redirect(w, r, other.URL+"/x", http.StatusFound)
-		case "/big":
-			w.Write(make([]byte, 2000))
-		default:
-			fmt.Fprint(w, "home")
-		}
-	}))
-	defer home.Close()
-	w, err := newWeb(home.URL+"/repo", secret.Basic{Username: "u", Password: canary}, nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer w.close()
-	get := func(ref string) (string, error) {
-		u, err := w.resolve(ref)
-		if err != nil {
-			return "", err
-		}
-		f, err := w.get(t.Context(), u, "", 1000)
-		return string(f.data), err
-	}
-	if got, err := get("index.yaml"); got != "home" || err != nil || seen["home"] == "" {
-		t.Errorf("home: %q, %v, %v", got, err, seen)
-	}
-	for _, ref := range []string{"/away", other.URL + "/x", "http://169.254.169.254/latest", "http://[::1]:1/x"} {
-		_, err := get(ref)
-		if err == nil || !strings.Contains(err.Error(), errPrivate.Error()) || strings.Contains(err.Error(), canary) {
-			t.Errorf("%s: got %v, want a refusal of the private address", ref, err)
-		}
-	}
-	if _, err := get("/big"); err == nil || !strings.Contains(err.Error(), "larger than 1000 bytes") {
-		t.Errorf("big: %v", err)
-	}
-	if _, err := get("file:///etc/passwd"); err == nil {
-		t.Error("a file URL was accepted")
-	}
-	// The same rules when the other host may be reached.
-	w.client.Transport = http.DefaultTransport
-	if got, err := get("/away"); got != "other" || err != nil || seen["other"] != "" {
-		t.Errorf("redirect: %q, %v, leaked %q", got, err, seen["other"])
-	}
-	if got, err := get(other.URL + "/x"); got != "other" || err != nil || seen["other"] != "" {
-		t.Errorf("absolute URL: %q, %v, leaked %q", got, err, seen["other"])
-	}
-	from, _ := http.NewRequest(http.MethodGet, "https://a.example/", nil)
-	to, _ := http.NewRequest(http.MethodGet, "http://a.example/", nil)
-	if redirect(to, []*http.Request{from}) == nil {
-		t.Error("a redirect from https to http was followed")
-	}
-	secure, err := newWeb("https://a.example/", secret.Basic{}, nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if _, err := secure.resolve("http://a.example/x.tgz"); err == nil {
-		t.Error("an http URL in an https index was accepted")
-	}
-}
-
-func TestRefusePrivate(t *testing.T) {
-	for address, refused := range map[string]bool{
-		"127.0.0.1": true, "10.0.0.1": true, "192.168.1.1": true, "172.16.0.1": true, "169.254.169.254": true, "0.0.0.0": true,
-		"::1": true, "fe80::1": true, "fd00::1": true, "::ffff:10.0.0.1": true, "224.0.0.1": true,
-		"8.8.8.8": false, "2001:4860:4860::8888": false,
-	} {
-		err := refusePrivate("tcp", netip.AddrPortFrom(netip.MustParseAddr(address), 443).String(), nil)
-		if (err != nil) != refused {
-			t.Errorf("%s: %v", address, err)
-		}
-	}
 }

@@ -14,6 +14,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
+	"headwater.dev/controller/source/charts"
 	"headwater.dev/kernel/artifact"
 	"headwater.dev/kernel/phase"
 )
@@ -148,7 +149,7 @@ func (l *loops) planRemote(ctx context.Context, s *chartScope, repo *sourcev1.He
 		metadata = strconv.FormatInt(o.Generation, 10)
 	}
 	p := plan{name: o.Spec.Chart}
-	if p.version, err = withMetadata(found.version, metadata); err != nil {
+	if p.version, err = charts.WithMetadata(found.version, metadata); err != nil {
 		return plan{}, phase.Stalled(invalidChartReference, err)
 	}
 	p.build = func(ctx context.Context) (made, error) {
@@ -156,9 +157,9 @@ func (l *loops) planRemote(ctx context.Context, s *chartScope, repo *sourcev1.He
 		if err != nil {
 			return made{}, err
 		}
-		b, err := openArchive(data)
-		if err == nil && (b.meta.Name != path0(o.Spec.Chart) || b.meta.Version != found.version) {
-			err = fmt.Errorf("the archive holds chart %q in version %q, not %q in version %q", b.meta.Name, b.meta.Version, o.Spec.Chart, found.version)
+		b, err := charts.OpenArchive(data)
+		if err == nil && (b.Meta.Name != path0(o.Spec.Chart) || b.Meta.Version != found.version) {
+			err = fmt.Errorf("the archive holds chart %q in version %q, not %q in version %q", b.Meta.Name, b.Meta.Version, o.Spec.Chart, found.version)
 		}
 		if err != nil {
 			return made{}, phase.Transient(chartPullError, err)
@@ -166,7 +167,7 @@ func (l *loops) planRemote(ctx context.Context, s *chartScope, repo *sourcev1.He
 		if len(o.Spec.ValuesFiles) == 0 {
 			return made{write: func(w io.Writer) error { _, err := w.Write(data); return err }}, nil
 		}
-		return finish(o, b, metadata, b.readOwn)
+		return finish(o, b, metadata, b.ReadOwn)
 	}
 	return p, nil
 }
@@ -183,13 +184,13 @@ func (l *loops) planTree(ctx context.Context, s *chartScope) (plan, error) {
 		return plan{}, phase.Transient(noSourceArtifact, err)
 	}
 	defer tree.Release()
-	b, err := openDir(tree.Root, o.Spec.Chart)
+	b, err := charts.OpenDir(tree.Root, o.Spec.Chart)
 	if err != nil {
 		return plan{}, phase.Transient(invalidChartReference, err)
 	}
 	metadata := treeMetadata(o, a.Revision)
-	p := plan{name: b.meta.Name}
-	if p.version, err = withMetadata(b.meta.Version, metadata); err != nil {
+	p := plan{name: b.Meta.Name}
+	if p.version, err = charts.WithMetadata(b.Meta.Version, metadata); err != nil {
 		return plan{}, phase.Transient(invalidChartReference, err)
 	}
 	p.build = func(ctx context.Context) (made, error) {
@@ -198,14 +199,14 @@ func (l *loops) planTree(ctx context.Context, s *chartScope) (plan, error) {
 			return made{}, phase.Transient(noSourceArtifact, err)
 		}
 		defer tree.Release()
-		b, err := openDir(tree.Root, o.Spec.Chart)
+		b, err := charts.OpenDir(tree.Root, o.Spec.Chart)
 		if err != nil {
 			return made{}, phase.Transient(invalidChartReference, err)
 		}
 		if err := l.addDependencies(ctx, o.Namespace, b, place{root: tree.Root, dir: o.Spec.Chart}); err != nil {
 			return made{}, err
 		}
-		return finish(o, b, metadata, readTree(tree.Root))
+		return finish(o, b, metadata, charts.ReadTree(tree.Root))
 	}
 	return p, nil
 }
@@ -226,15 +227,15 @@ func treeMetadata(o *sourcev1.HelmChart, revision string) string {
 }
 
 // finish merges values, sets the version and packs.
-func finish(o *sourcev1.HelmChart, b *bundle, metadata string, read func(string) ([]byte, error)) (made, error) {
-	used, err := b.mergeValues(o.Spec.ValuesFiles, o.Spec.IgnoreMissingValuesFiles, read)
+func finish(o *sourcev1.HelmChart, b *charts.Bundle, metadata string, read func(string) ([]byte, error)) (made, error) {
+	used, err := b.MergeValues(o.Spec.ValuesFiles, o.Spec.IgnoreMissingValuesFiles, read)
 	if err != nil {
 		return made{}, phase.Transient(valuesFilesError, err)
 	}
-	if err := b.setVersion(metadata); err != nil {
+	if err := b.SetVersion(metadata); err != nil {
 		return made{}, phase.Transient(chartPackageError, err)
 	}
-	return made{write: b.pack, packaged: true, values: used}, nil
+	return made{write: b.Pack, packaged: true, values: used}, nil
 }
 
 // chartBuild makes and publishes the chart when it is not the one that is

@@ -15,6 +15,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
+	"headwater.dev/controller/source/charts"
 	"headwater.dev/kernel/artifact"
 	"headwater.dev/kernel/phase"
 	"headwater.dev/kernel/secret"
@@ -24,7 +25,7 @@ import (
 type helmScope struct {
 	base
 	obj *sourcev1.HelmRepository
-	web *web
+	web *charts.Web
 }
 
 func (l *loops) helmRepository() *phase.Reconciler[*sourcev1.HelmRepository, helmScope] {
@@ -84,7 +85,7 @@ func (l *loops) helmCredentials(ctx context.Context, s *helmScope) error {
 }
 
 // helmWeb gives the way to a repository over HTTP.
-func (l *loops) helmWeb(ctx context.Context, o *sourcev1.HelmRepository) (*web, error) {
+func (l *loops) helmWeb(ctx context.Context, o *sourcev1.HelmRepository) (*charts.Web, error) {
 	var basic secret.Basic
 	var certificates secret.TLS
 	if ref := o.Spec.SecretRef; ref != nil {
@@ -108,11 +109,11 @@ func (l *loops) helmWeb(ctx context.Context, o *sourcev1.HelmRepository) (*web, 
 			return nil, badSecret(err)
 		}
 	}
-	w, err := newWeb(o.Spec.URL, basic, certificates.Config())
+	w, err := charts.NewWeb(o.Spec.URL, basic, certificates.Config())
 	if err != nil {
 		return nil, phase.Stalled(sourcev1.URLInvalidReason, fmt.Errorf("spec.url: %w", err))
 	}
-	w.passOn = o.Spec.PassCredentials
+	w.PassOn = o.Spec.PassCredentials
 	return w, nil
 }
 
@@ -127,57 +128,57 @@ func (l *loops) helmFetch(ctx context.Context, s *helmScope) error {
 		}
 		return nil
 	}
-	defer s.web.close()
+	defer s.web.Close()
 	name := client.ObjectKeyFromObject(o)
 	f, err := l.helmDownload(ctx, s, l.etags.of(name, o.Spec.URL, o.Status.Artifact))
 	if err != nil {
 		return fetchFailed(o, err)
 	}
-	if !f.same {
+	if !f.Same {
 		if err := l.helmPublish(ctx, s, f); err != nil {
 			return err
 		}
-		l.etags.set(name, o.Spec.URL, f.etag)
+		l.etags.set(name, o.Spec.URL, f.ETag)
 	}
 	o.Status.URL = l.store.LatestURL(s.key, "index.yaml")
 	return l.stored(&s.base, meta.SucceededReason, fmt.Sprintf("stored artifact: revision '%s'", o.Status.Artifact.Revision))
 }
 
-func (l *loops) helmDownload(ctx context.Context, s *helmScope, etag string) (file, error) {
+func (l *loops) helmDownload(ctx context.Context, s *helmScope, etag string) (charts.File, error) {
 	ctx, cancel := context.WithTimeout(ctx, timeout(s.obj.GetTimeout()))
 	defer cancel()
-	u, err := s.web.resolve("index.yaml")
+	u, err := s.web.Resolve("index.yaml")
 	if err != nil {
-		return file{}, phase.Stalled(sourcev1.URLInvalidReason, err)
+		return charts.File{}, phase.Stalled(sourcev1.URLInvalidReason, err)
 	}
-	f, err := s.web.get(ctx, u, etag, maxIndex)
+	f, err := s.web.Get(ctx, u, etag, charts.MaxIndex)
 	switch {
-	case errors.Is(err, errUnauthorized):
+	case errors.Is(err, charts.ErrUnauthorized):
 		return f, phase.Transient(sourcev1.AuthenticationFailedReason, fmt.Errorf("failed to fetch Helm repository index: %w", err))
 	case err != nil:
 		return f, phase.Transient(meta.FailedReason, fmt.Errorf("failed to fetch Helm repository index: %w", err))
-	case f.same:
+	case f.Same:
 		return f, nil
 	}
-	if _, err := parseIndex(f.data); err != nil {
+	if _, err := charts.ParseIndex(f.Data); err != nil {
 		return f, phase.Transient(sourcev1.IndexationFailedReason, fmt.Errorf("failed to load Helm repository from index: %w", err))
 	}
 	return f, nil
 }
 
-func (l *loops) helmPublish(ctx context.Context, s *helmScope, f file) error {
-	revision := digest.FromBytes(f.data)
+func (l *loops) helmPublish(ctx context.Context, s *helmScope, f charts.File) error {
+	revision := digest.FromBytes(f.Data)
 	if s.obj.Status.Artifact.HasRevision(revision.String()) {
 		return nil
 	}
 	err := l.publish(ctx, &s.base, artifact.Put{
 		File: "index-" + revision.Encoded() + ".yaml", Latest: "index.yaml", Revision: revision.String(),
-		Write: func(w io.Writer) error { _, err := w.Write(f.data); return err },
+		Write: func(w io.Writer) error { _, err := w.Write(f.Data); return err },
 	})
 	if err != nil {
 		return storageFailed(s.obj, sourcev1.ArchiveOperationFailedReason, err)
 	}
-	s.announce(fmt.Sprintf("stored fetched index of size %d bytes from '%s'", len(f.data), s.web.base.Redacted()))
+	s.announce(fmt.Sprintf("stored fetched index of size %d bytes from '%s'", len(f.Data), s.web))
 	return nil
 }
 

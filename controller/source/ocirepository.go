@@ -16,6 +16,7 @@ import (
 	sourcev1 "github.com/fluxcd/source-controller/api/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
+	"headwater.dev/controller/source/charts"
 	"headwater.dev/kernel/artifact"
 	"headwater.dev/kernel/oci"
 	"headwater.dev/kernel/phase"
@@ -171,7 +172,7 @@ func highestOCITag(ctx context.Context, repo *oci.Repository, ref *sourcev1.OCIR
 		}
 		tags = kept
 	}
-	tag, err := pickVersion(tags, ref.SemVer)
+	tag, err := charts.Pick(tags, ref.SemVer)
 	if err != nil {
 		return "", fmt.Errorf("spec.ref.semver: %w", err)
 	}

@@ -16,6 +16,7 @@ import (
 	chart "helm.sh/helm/v4/pkg/chart/v2"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
+	"headwater.dev/controller/source/charts"
 	"headwater.dev/kernel/oci"
 	"headwater.dev/kernel/phase"
 )
@@ -38,7 +39,7 @@ func (l *loops) findChart(ctx context.Context, repo *sourcev1.HelmRepository, na
 	if err != nil {
 		return remoteChart{}, err
 	}
-	v, err := x.find(name, want)
+	v, err := x.Find(name, want)
 	if err != nil {
 		return remoteChart{}, phase.Transient(invalidChartReference, fmt.Errorf("failed to get chart version for remote reference: %w", err))
 	}
@@ -52,7 +53,7 @@ func (l *loops) findChart(ctx context.Context, repo *sourcev1.HelmRepository, na
 }
 
 // readIndex reads the index that a repository has published.
-func (l *loops) readIndex(ctx context.Context, repo *sourcev1.HelmRepository) (*index, error) {
+func (l *loops) readIndex(ctx context.Context, repo *sourcev1.HelmRepository) (*charts.Index, error) {
 	if repo.Status.Artifact == nil {
 		return nil, phase.Waiting(noSourceArtifact, l.host.Options.RequeueDependency, fmt.Errorf("no artifact available for HelmRepository source '%s'", repo.Name))
 	}
@@ -65,14 +66,14 @@ func (l *loops) readIndex(ctx context.Context, repo *sourcev1.HelmRepository) (*
 	if err != nil {
 		return nil, phase.Transient(noSourceArtifact, err)
 	}
-	x, err := parseIndex(data)
+	x, err := charts.ParseIndex(data)
 	if err != nil {
 		return nil, phase.Transient(sourcev1.IndexationFailedReason, err)
 	}
 	return x, nil
 }
 
-func (l *loops) pullFromIndex(ctx context.Context, repo *sourcev1.HelmRepository, v chartVersion) ([]byte, error) {
+func (l *loops) pullFromIndex(ctx context.Context, repo *sourcev1.HelmRepository, v charts.Version) ([]byte, error) {
 	if len(v.URLs) == 0 {
 		return nil, errors.New("the index names no URL for it")
 	}
@@ -80,23 +81,23 @@ func (l *loops) pullFromIndex(ctx context.Context, repo *sourcev1.HelmRepository
 	if err != nil {
 		return nil, err
 	}
-	defer w.close()
-	u, err := w.resolve(v.URLs[0])
+	defer w.Close()
+	u, err := w.Resolve(v.URLs[0])
 	if err != nil {
 		return nil, err
 	}
 	ctx, cancel := context.WithTimeout(ctx, timeout(repo.GetTimeout()))
 	defer cancel()
-	f, err := w.get(ctx, u, "", maxChart)
+	f, err := w.Get(ctx, u, "", charts.MaxArchive)
 	if err != nil {
 		return nil, err
 	}
 	if want := strings.TrimPrefix(v.Digest, "sha256:"); want != "" {
-		if got := sha256.Sum256(f.data); hex.EncodeToString(got[:]) != want {
+		if got := sha256.Sum256(f.Data); hex.EncodeToString(got[:]) != want {
 			return nil, errors.New("the archive does not have the digest that the index names")
 		}
 	}
-	return f.data, nil
+	return f.Data, nil
 }
 
 // findInRegistry finds a chart's version among the tags of a registry, which
@@ -114,7 +115,7 @@ func (l *loops) findInRegistry(ctx context.Context, repo *sourcev1.HelmRepositor
 	for i := range tags {
 		tags[i] = strings.ReplaceAll(tags[i], "_", "+")
 	}
-	version, err := pickVersion(tags, want)
+	version, err := charts.Pick(tags, want)
 	if err != nil {
 		return remoteChart{}, phase.Transient(invalidChartReference, fmt.Errorf("failed to get chart version for remote reference: chart %q: %w", name, err))
 	}
@@ -179,7 +180,7 @@ func pullChart(ctx context.Context, r *oci.Repository, tag string) ([]byte, erro
 	if err != nil {
 		return nil, err
 	}
-	rc, err := img.Open(layer, maxChart)
+	rc, err := img.Open(layer, charts.MaxArchive)
 	if err != nil {
 		return nil, err
 	}
@@ -198,11 +199,11 @@ type place struct {
 
 // addDependencies completes a chart from a source: by charts beside it, and by
 // charts of repositories.
-func (l *loops) addDependencies(ctx context.Context, namespace string, b *bundle, at place) error {
-	if len(b.missing) > 0 && at.depth > maxNesting {
+func (l *loops) addDependencies(ctx context.Context, namespace string, b *charts.Bundle, at place) error {
+	if len(b.Missing) > 0 && at.depth > maxNesting {
 		return phase.Transient(dependencyBuildError, fmt.Errorf("charts depend on each other more than %d deep", maxNesting))
 	}
-	for _, d := range b.missing {
+	for _, d := range b.Missing {
 		dep, err := l.dependency(ctx, namespace, d, at)
 		if err != nil {
 			if e := phase.Classify(err); e.Class == phase.ClassWaiting {
@@ -210,20 +211,20 @@ func (l *loops) addDependencies(ctx context.Context, namespace string, b *bundle
 			}
 			return phase.Transient(dependencyBuildError, fmt.Errorf("dependency %q: %s", d.Name, err))
 		}
-		b.add(dep)
+		b.Add(dep)
 	}
 	return nil
 }
 
-func (l *loops) dependency(ctx context.Context, namespace string, d *chart.Dependency, at place) (*bundle, error) {
+func (l *loops) dependency(ctx context.Context, namespace string, d *chart.Dependency, at place) (*charts.Bundle, error) {
 	if local, ok := strings.CutPrefix(d.Repository, "file://"); ok {
 		dir := path.Join(at.dir, local)
-		dep, err := openDir(at.root, dir)
+		dep, err := charts.OpenDir(at.root, dir)
 		if err != nil {
 			return nil, err
 		}
-		if _, err := pickVersion([]string{dep.meta.Version}, d.Version); err != nil {
-			return nil, fmt.Errorf("version %s of %s: %w", dep.meta.Version, d.Repository, err)
+		if _, err := charts.Pick([]string{dep.Meta.Version}, d.Version); err != nil {
+			return nil, fmt.Errorf("version %s of %s: %w", dep.Meta.Version, d.Repository, err)
 		}
 		return dep, l.addDependencies(ctx, namespace, dep, place{at.root, dir, at.depth + 1})
 	}
@@ -239,7 +240,7 @@ func (l *loops) dependency(ctx context.Context, namespace string, d *chart.Depen
 	if err != nil {
 		return nil, err
 	}
-	return openArchive(data)
+	return charts.OpenArchive(data)
 }
 
 // repositoryOf finds the HelmRepository of a namespace that has a URL.

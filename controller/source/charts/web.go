@@ -1,4 +1,4 @@
-package source
+package charts
 
 import (
 	"bytes"
@@ -19,25 +19,30 @@ import (
 )
 
 var (
-	errUnauthorized = errors.New("the server refuses the credentials")
-	errPrivate      = errors.New("it leads to a private address")
+	// ErrUnauthorized says that the server refused the credentials, or wants
+	// some.
+	ErrUnauthorized = errors.New("the server refuses the credentials")
+	// ErrPrivate says that another host has an address that is not public.
+	ErrPrivate = errors.New("it leads to a private address")
 )
 
-// web gets files from one Helm repository, and from the other hosts that its
+// Web gets files from one Helm repository, and from the other hosts that its
 // index may point to.
 //
 // Credentials go to the repository's own host and port alone, also after a
 // redirect. Other hosts must have public addresses, so that an index cannot
 // make us ask services inside the cluster.
-type web struct {
+type Web struct {
 	base  *url.URL
 	basic secret.Basic
-	// passOn sends the credentials also to the host that a chart's URL names.
-	passOn bool
+	// PassOn sends the credentials also to the host that a chart's URL names.
+	PassOn bool
 	client *http.Client
 }
 
-func newWeb(raw string, basic secret.Basic, config *tls.Config) (*web, error) {
+// NewWeb checks the URL of a repository; a nil configuration means the system's
+// certificate authorities.
+func NewWeb(raw string, basic secret.Basic, config *tls.Config) (*Web, error) {
 	u, err := url.Parse(raw)
 	if err != nil || u.Host == "" || (u.Scheme != "http" && u.Scheme != "https") {
 		return nil, errors.New("invalid repository URL: want http:// or https:// and a host")
@@ -47,7 +52,7 @@ func newWeb(raw string, basic secret.Basic, config *tls.Config) (*web, error) {
 		basic.Password, _ = user.Password()
 	}
 	u.User = nil
-	w := &web{base: u, basic: basic}
+	w := &Web{base: u, basic: basic}
 	own := &net.Dialer{Timeout: 15 * time.Second}
 	other := &net.Dialer{Timeout: 15 * time.Second, Control: refusePrivate}
 	w.client = &http.Client{
@@ -69,10 +74,10 @@ func transport(d *net.Dialer, config *tls.Config) *http.Transport {
 func refusePrivate(_, address string, _ syscall.RawConn) error {
 	ap, err := netip.ParseAddrPort(address)
 	if err != nil {
-		return errPrivate
+		return ErrPrivate
 	}
 	if a := ap.Addr().Unmap(); !a.IsGlobalUnicast() || a.IsPrivate() {
-		return errPrivate
+		return ErrPrivate
 	}
 	return nil
 }
@@ -111,8 +116,8 @@ func redirect(r *http.Request, via []*http.Request) error {
 	return nil
 }
 
-// resolve makes a full URL of one in an index.
-func (w *web) resolve(ref string) (*url.URL, error) {
+// Resolve makes a full URL of one in an index.
+func (w *Web) Resolve(ref string) (*url.URL, error) {
 	base := *w.base
 	if !strings.HasSuffix(base.Path, "/") {
 		base.Path += "/"
@@ -131,36 +136,36 @@ func (w *web) resolve(ref string) (*url.URL, error) {
 	return u, nil
 }
 
-// file is what a request gave.
-type file struct {
-	data []byte
-	etag string
-	// same says that the file still has the ETag that was given.
-	same bool
+// File is what a request gave.
+type File struct {
+	Data []byte
+	ETag string
+	// Same says that the file still has the ETag that was given.
+	Same bool
 }
 
-// get reads a file of at most limit bytes. Its errors name no query and no
+// Get reads a file of at most limit bytes. Its errors name no query and no
 // credentials.
-func (w *web) get(ctx context.Context, u *url.URL, etag string, limit int64) (file, error) {
+func (w *Web) Get(ctx context.Context, u *url.URL, etag string, limit int64) (File, error) {
 	f, err := w.try(ctx, u, etag, limit)
 	if err != nil {
 		shown := url.URL{Scheme: u.Scheme, Host: u.Host, Path: u.Path}
-		return file{}, fmt.Errorf("GET %s: %w", shown.String(), err)
+		return File{}, fmt.Errorf("GET %s: %w", shown.String(), err)
 	}
 	return f, nil
 }
 
-func (w *web) try(ctx context.Context, u *url.URL, etag string, limit int64) (file, error) {
+func (w *Web) try(ctx context.Context, u *url.URL, etag string, limit int64) (File, error) {
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, u.String(), nil)
 	if err != nil {
-		return file{}, errors.New("no request can be made of the URL")
+		return File{}, errors.New("no request can be made of the URL")
 	}
 	req.Header.Set("User-Agent", "headwater/1")
 	if etag != "" {
 		req.Header.Set("If-None-Match", etag)
 	}
 	own := strings.EqualFold(u.Host, w.base.Host) && u.Scheme == w.base.Scheme
-	if w.basic != (secret.Basic{}) && (own || w.passOn) {
+	if w.basic != (secret.Basic{}) && (own || w.PassOn) {
 		req.SetBasicAuth(w.basic.Username, w.basic.Password)
 	}
 	resp, err := w.client.Do(req)
@@ -169,17 +174,17 @@ func (w *web) try(ctx context.Context, u *url.URL, etag string, limit int64) (fi
 		if errors.As(err, &wrapped) {
 			err = wrapped.Err
 		}
-		return file{}, err
+		return File{}, err
 	}
 	defer resp.Body.Close()
 	switch resp.StatusCode {
 	case http.StatusOK:
 	case http.StatusNotModified:
-		return file{etag: etag, same: true}, nil
+		return File{ETag: etag, Same: true}, nil
 	case http.StatusUnauthorized, http.StatusForbidden:
-		return file{}, fmt.Errorf("%w: it answered %d %s", errUnauthorized, resp.StatusCode, http.StatusText(resp.StatusCode))
+		return File{}, fmt.Errorf("%w: it answered %d %s", ErrUnauthorized, resp.StatusCode, http.StatusText(resp.StatusCode))
 	default:
-		return file{}, fmt.Errorf("the server answered %d %s", resp.StatusCode, http.StatusText(resp.StatusCode))
+		return File{}, fmt.Errorf("the server answered %d %s", resp.StatusCode, http.StatusText(resp.StatusCode))
 	}
 	var buf bytes.Buffer
 	if n := resp.ContentLength; n > 0 && n <= limit {
@@ -189,10 +194,11 @@ func (w *web) try(ctx context.Context, u *url.URL, etag string, limit int64) (fi
 	if err == nil && n > limit {
 		err = fmt.Errorf("the file is larger than %d bytes", limit)
 	}
-	return file{data: buf.Bytes(), etag: resp.Header.Get("ETag")}, err
+	return File{Data: buf.Bytes(), ETag: resp.Header.Get("ETag")}, err
 }
 
-func (w *web) close() { w.client.CloseIdleConnections() }
+// Close frees the connections.
+func (w *Web) Close() { w.client.CloseIdleConnections() }
 
 // CloseIdleConnections lets http.Client reach the transports.
 func (p perHost) CloseIdleConnections() {
@@ -202,3 +208,6 @@ func (p perHost) CloseIdleConnections() {
 		}
 	}
 }
+
+// String gives the URL of the repository without credentials.
+func (w *Web) String() string { return w.base.Redacted() }

@@ -1,4 +1,4 @@
-package source
+package charts
 
 import (
 	"bytes"
@@ -23,23 +23,23 @@ import (
 )
 
 const (
-	// maxChart bounds the archive of a chart in bytes.
-	maxChart = 10 << 20
+	// MaxArchive bounds the archive of a chart in bytes.
+	MaxArchive = 10 << 20
 	// maxChartDir bounds the files of a chart that is not packed yet.
 	maxChartDir = 100 << 20
 )
 
-// bundle is a chart as the files of its archive, without the leading
+// Bundle is a chart as the files of its archive, without the leading
 // directory. Equal bundles give equal archives.
-type bundle struct {
-	meta  *chart.Metadata
-	files map[string][]byte
-	// missing are the dependencies that the files do not hold.
-	missing []*chart.Dependency
+type Bundle struct {
+	Meta  *chart.Metadata
+	Files map[string][]byte
+	// Missing are the dependencies that the files do not hold.
+	Missing []*chart.Dependency
 }
 
-// openArchive reads a packed chart.
-func openArchive(data []byte) (*bundle, error) {
+// OpenArchive reads a packed chart.
+func OpenArchive(data []byte) (*Bundle, error) {
 	c, err := loader.LoadArchive(bytes.NewReader(data))
 	if err != nil {
 		return nil, fmt.Errorf("the archive is no chart: %w", err)
@@ -47,9 +47,9 @@ func openArchive(data []byte) (*bundle, error) {
 	return newBundle(c)
 }
 
-// openDir reads the chart in a directory or archive of a source, whose root is
+// OpenDir reads the chart in a directory or archive of a source, whose root is
 // root.
-func openDir(root, dir string) (*bundle, error) {
+func OpenDir(root, dir string) (*Bundle, error) {
 	name, err := within(root, dir)
 	if err != nil {
 		return nil, err
@@ -89,16 +89,16 @@ func within(root, p string) (string, error) {
 	return filepath.Join(root, filepath.FromSlash(clean)), nil
 }
 
-func newBundle(c *chart.Chart) (*bundle, error) {
+func newBundle(c *chart.Chart) (*Bundle, error) {
 	if c.Metadata == nil {
 		return nil, errors.New("the chart has no Chart.yaml")
 	}
 	if err := c.Validate(); err != nil {
 		return nil, fmt.Errorf("the chart is invalid: %w", err)
 	}
-	b := &bundle{meta: c.Metadata, files: map[string][]byte{}}
+	b := &Bundle{Meta: c.Metadata, Files: map[string][]byte{}}
 	for _, f := range c.Raw {
-		b.files[f.Name] = f.Data
+		b.Files[f.Name] = f.Data
 	}
 	have := map[string]bool{}
 	for _, d := range c.Dependencies() {
@@ -106,20 +106,20 @@ func newBundle(c *chart.Chart) (*bundle, error) {
 	}
 	for _, d := range c.Metadata.Dependencies {
 		if !have[d.Name] {
-			b.missing = append(b.missing, d)
+			b.Missing = append(b.Missing, d)
 		}
 	}
 	return b, nil
 }
 
-// setVersion adds build metadata to the version of the chart.
-func (b *bundle) setVersion(metadata string) error {
-	version, err := withMetadata(b.meta.Version, metadata)
-	if err != nil || version == b.meta.Version {
+// SetVersion adds build metadata to the version of the chart.
+func (b *Bundle) SetVersion(metadata string) error {
+	version, err := WithMetadata(b.Meta.Version, metadata)
+	if err != nil || version == b.Meta.Version {
 		return err
 	}
 	var fields map[string]any
-	if err := yaml.Unmarshal(b.files["Chart.yaml"], &fields); err != nil {
+	if err := yaml.Unmarshal(b.Files["Chart.yaml"], &fields); err != nil {
 		return fmt.Errorf("rewrite Chart.yaml: %w", err)
 	}
 	fields["version"] = version
@@ -127,13 +127,13 @@ func (b *bundle) setVersion(metadata string) error {
 	if err != nil {
 		return fmt.Errorf("rewrite Chart.yaml: %w", err)
 	}
-	b.meta.Version = version
-	b.files["Chart.yaml"] = data
+	b.Meta.Version = version
+	b.Files["Chart.yaml"] = data
 	return nil
 }
 
-// withMetadata gives a version with build metadata, when there is some.
-func withMetadata(version, metadata string) (string, error) {
+// WithMetadata gives a version with build metadata, when there is some.
+func WithMetadata(version, metadata string) (string, error) {
 	if metadata == "" {
 		return version, nil
 	}
@@ -148,9 +148,9 @@ func withMetadata(version, metadata string) (string, error) {
 	return set.String(), nil
 }
 
-// mergeValues replaces the chart's values by those of files, later ones going
+// MergeValues replaces the chart's values by those of files, later ones going
 // before earlier ones. read gives the content of a file.
-func (b *bundle) mergeValues(files []string, ignoreMissing bool, read func(string) ([]byte, error)) ([]string, error) {
+func (b *Bundle) MergeValues(files []string, ignoreMissing bool, read func(string) ([]byte, error)) ([]string, error) {
 	merged := map[string]any{}
 	var used []string
 	for _, name := range files {
@@ -178,21 +178,21 @@ func (b *bundle) mergeValues(files []string, ignoreMissing bool, read func(strin
 	if err != nil {
 		return nil, fmt.Errorf("merge values files: %w", err)
 	}
-	b.files["values.yaml"] = data
+	b.Files["values.yaml"] = data
 	return used, nil
 }
 
-// readOwn gives a file of the chart itself.
-func (b *bundle) readOwn(name string) ([]byte, error) {
-	data, ok := b.files[path.Clean(name)]
+// ReadOwn gives a file of the chart itself.
+func (b *Bundle) ReadOwn(name string) ([]byte, error) {
+	data, ok := b.Files[path.Clean(name)]
 	if !ok {
 		return nil, fs.ErrNotExist
 	}
 	return data, nil
 }
 
-// readTree gives a function that reads a file of a source.
-func readTree(root string) func(string) ([]byte, error) {
+// ReadTree gives a function that reads a file of a source.
+func ReadTree(root string) func(string) ([]byte, error) {
 	return func(name string) ([]byte, error) {
 		file, err := within(root, name)
 		if err != nil {
@@ -202,28 +202,28 @@ func readTree(root string) func(string) ([]byte, error) {
 		if err != nil {
 			return nil, fs.ErrNotExist
 		}
-		if !info.Mode().IsRegular() || info.Size() > maxChart {
+		if !info.Mode().IsRegular() || info.Size() > MaxArchive {
 			return nil, errors.New("it is no file of a reasonable size")
 		}
 		return os.ReadFile(file)
 	}
 }
 
-// add puts a dependency into the chart.
-func (b *bundle) add(d *bundle) {
-	for name, data := range d.files {
-		b.files[path.Join("charts", d.meta.Name, name)] = data
+// Add puts a dependency into the chart.
+func (b *Bundle) Add(d *Bundle) {
+	for name, data := range d.Files {
+		b.Files[path.Join("charts", d.Meta.Name, name)] = data
 	}
 }
 
-// pack writes the archive.
-func (b *bundle) pack(w io.Writer) error { return artifact.Pack(w, b.entries()) }
+// Pack writes the archive.
+func (b *Bundle) Pack(w io.Writer) error { return artifact.Pack(w, b.entries()) }
 
-func (b *bundle) entries() iter.Seq2[artifact.Entry, error] {
+func (b *Bundle) entries() iter.Seq2[artifact.Entry, error] {
 	return func(yield func(artifact.Entry, error) bool) {
-		for _, name := range slices.Sorted(maps.Keys(b.files)) {
-			data := b.files[name]
-			e := artifact.Entry{Path: path.Join(b.meta.Name, name), Size: int64(len(data)), Open: func() (io.ReadCloser, error) {
+		for _, name := range slices.Sorted(maps.Keys(b.Files)) {
+			data := b.Files[name]
+			e := artifact.Entry{Path: path.Join(b.Meta.Name, name), Size: int64(len(data)), Open: func() (io.ReadCloser, error) {
 				return io.NopCloser(bytes.NewReader(data)), nil
 			}}
 			if !yield(e, nil) {

@@ -1,4 +1,7 @@
-package source
+// Package charts finds charts in the indexes of Helm repositories, gets them over
+// HTTP without letting credentials or requests go where they should not, and
+// builds chart archives.
+package charts
 
 import (
 	"bytes"
@@ -14,65 +17,66 @@ import (
 )
 
 const (
-	// maxIndex bounds the index of a Helm repository in bytes.
-	maxIndex = 50 << 20
+	// MaxIndex bounds the index of a Helm repository in bytes.
+	MaxIndex = 50 << 20
 	// maxParsed bounds what of an index is parsed as YAML at a time.
 	maxParsed = 16 << 20
 )
 
-// errIndex says that something is no index of a Helm repository.
-var errIndex = errors.New("it is no valid Helm repository index")
+// ErrIndex says that something is no index of a Helm repository.
+var ErrIndex = errors.New("it is no valid Helm repository index")
 
-// chartVersion is one version of a chart in an index.
-type chartVersion struct {
+// Version is one version of a chart in an index.
+type Version struct {
 	Version string   `yaml:"version" json:"version"`
 	URLs    []string `yaml:"urls" json:"urls"`
 	Digest  string   `yaml:"digest" json:"digest"`
 }
 
-// index finds the versions of charts in the index of a Helm repository. The
+// Index finds the versions of charts in the index of a Helm repository. The
 // text of each chart is parsed when it is asked for, so that a large index
 // costs little more than its size.
-type index struct {
-	charts map[string][]byte         // text below the name of the chart
-	parsed map[string][]chartVersion // instead, when the text is not laid out in blocks
+type Index struct {
+	charts map[string][]byte    // text below the name of the chart
+	parsed map[string][]Version // instead, when the text is not laid out in blocks
 }
 
 // document is an index that is parsed as a whole.
 type document struct {
-	APIVersion string                    `yaml:"apiVersion" json:"apiVersion"`
-	Entries    map[string][]chartVersion `yaml:"entries" json:"entries"`
+	APIVersion string               `yaml:"apiVersion" json:"apiVersion"`
+	Entries    map[string][]Version `yaml:"entries" json:"entries"`
 }
 
-func parseIndex(data []byte) (*index, error) {
-	if len(data) > maxIndex {
-		return nil, fmt.Errorf("%w: it is larger than %d bytes", errIndex, maxIndex)
+// ParseIndex reads an index: YAML or JSON of at most MaxIndex bytes.
+func ParseIndex(data []byte) (*Index, error) {
+	if len(data) > MaxIndex {
+		return nil, fmt.Errorf("%w: it is larger than %d bytes", ErrIndex, MaxIndex)
 	}
 	if bytes.HasPrefix(bytes.TrimSpace(data), []byte("{")) {
 		var d document
 		if err := json.Unmarshal(data, &d); err != nil || d.APIVersion == "" {
-			return nil, errIndex
+			return nil, ErrIndex
 		}
-		return &index{parsed: d.Entries}, nil
+		return &Index{parsed: d.Entries}, nil
 	}
 	if x, ok := splitIndex(data); ok {
 		return x, nil
 	}
 	if len(data) > maxParsed {
-		return nil, fmt.Errorf("%w: it is not laid out as Helm does and too large to be read otherwise", errIndex)
+		return nil, fmt.Errorf("%w: it is not laid out as Helm does and too large to be read otherwise", ErrIndex)
 	}
 	var d document
 	if err := yaml.Unmarshal(data, &d); err != nil || d.APIVersion == "" {
-		return nil, errIndex
+		return nil, ErrIndex
 	}
-	return &index{parsed: d.Entries}, nil
+	return &Index{parsed: d.Entries}, nil
 }
 
 // splitIndex cuts the text of an index into that of its charts. It relies on
 // the rule that what belongs to a key in block style is indented deeper than
 // the key, or is a list at the same depth.
-func splitIndex(data []byte) (*index, bool) {
-	x := &index{charts: map[string][]byte{}}
+func splitIndex(data []byte) (*Index, bool) {
+	x := &Index{charts: map[string][]byte{}}
 	version, inside, found := false, false, false
 	indent, name, start := 0, "", 0
 	end := func(at int) {
@@ -120,46 +124,46 @@ func unquote(s string) string {
 	return s
 }
 
-// versions gives the versions of a chart.
-func (x *index) versions(chart string) ([]chartVersion, error) {
+// Versions gives the versions of a chart.
+func (x *Index) Versions(chart string) ([]Version, error) {
 	if x.parsed != nil {
 		return x.parsed[chart], nil
 	}
 	text := x.charts[chart]
 	if len(text) > maxParsed {
-		return nil, fmt.Errorf("%w: the entry of chart %q is larger than %d bytes", errIndex, chart, maxParsed)
+		return nil, fmt.Errorf("%w: the entry of chart %q is larger than %d bytes", ErrIndex, chart, maxParsed)
 	}
-	var list []chartVersion
+	var list []Version
 	if err := yaml.Unmarshal(text, &list); err != nil {
-		return nil, fmt.Errorf("%w: the entry of chart %q does not parse", errIndex, chart)
+		return nil, fmt.Errorf("%w: the entry of chart %q does not parse", ErrIndex, chart)
 	}
 	return list, nil
 }
 
-// find gives the version of a chart that a version or range selects: exactly
+// Find gives the version of a chart that a version or range selects: exactly
 // that version, or else the highest in the range.
-func (x *index) find(chart, want string) (chartVersion, error) {
-	list, err := x.versions(chart)
+func (x *Index) Find(chart, want string) (Version, error) {
+	list, err := x.Versions(chart)
 	if err != nil {
-		return chartVersion{}, err
+		return Version{}, err
 	}
 	if len(list) == 0 {
-		return chartVersion{}, fmt.Errorf("no chart %q in the repository", chart)
+		return Version{}, fmt.Errorf("no chart %q in the repository", chart)
 	}
 	known := make([]string, len(list))
 	for i, v := range list {
 		known[i] = v.Version
 	}
-	best, err := pickVersion(known, want)
+	best, err := Pick(known, want)
 	if err != nil {
-		return chartVersion{}, fmt.Errorf("chart %q: %w", chart, err)
+		return Version{}, fmt.Errorf("chart %q: %w", chart, err)
 	}
 	return list[slices.Index(known, best)], nil
 }
 
-// pickVersion selects from versions: exactly the wanted one, or else the
+// Pick selects from versions: exactly the wanted one, or else the
 // highest in the wanted range. Nothing wanted means the highest stable one.
-func pickVersion(versions []string, want string) (string, error) {
+func Pick(versions []string, want string) (string, error) {
 	if want != "" && slices.Contains(versions, want) {
 		return want, nil
 	}
