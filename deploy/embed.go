@@ -13,8 +13,29 @@ import (
 
 //go:generate sh -c "cd .. && deploy/generate.sh"
 
-//go:embed crds
+//go:embed crds all:charts
 var files embed.FS
+
+// Charts.
+const (
+	// ChartAgent connects a cluster to its hub; namespace headwater-system.
+	ChartAgent = "agent"
+	// ChartExtension runs the controllers; namespace flux-system. Its CRDs are
+	// not in it: see CRDs.
+	ChartExtension = "extension"
+)
+
+// Chart returns the directory of a chart.
+func Chart(name string) (fs.FS, error) {
+	dir, err := fs.Sub(files, path.Join("charts", name))
+	if err == nil {
+		_, err = fs.Stat(dir, "Chart.yaml")
+	}
+	if err != nil {
+		return nil, fmt.Errorf("there is no chart %q: %w", name, err)
+	}
+	return dir, nil
+}
 
 // Groups of CRDs.
 const (

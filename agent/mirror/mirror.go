@@ -1,0 +1,224 @@
+// Package mirror carries configurations from the hub into the cluster and
+// their state back: what is desired becomes FluxConfig objects, what the
+// controller finds of them becomes observations. It is the only package that
+// speaks both the hub's and the cluster's language.
+//
+// Guarantees:
+//   - A FluxConfig is what the hub wants or on its way there: edits and
+//     deletions by others are undone.
+//   - Nothing is deleted because it is absent from what is desired.
+//   - An observation is a function of the item, of the FluxConfig and of the
+//     last failure; it is reported when it has changed.
+package mirror
+
+import (
+	"context"
+	"errors"
+	"maps"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/go-logr/logr"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/rest"
+	"k8s.io/client-go/tools/cache"
+	"k8s.io/client-go/util/workqueue"
+
+	"headwater.dev/api/config"
+	"headwater.dev/api/link"
+)
+
+// workers that write to the cluster. They never wait, so few are enough.
+const workers = 4
+
+// Settings keeps the protected settings of configurations in Secrets.
+type Settings interface {
+	// Keep makes the Secret hold a version, or removes it for version "".
+	Keep(ctx context.Context, namespace, name, version string, sealed []byte) error
+}
+
+// Config is what a Mirror needs.
+type Config struct {
+	REST     *rest.Config
+	Settings Settings
+	Guard    Guard
+	// Report takes observations; it must not block.
+	Report func(link.Observed)
+	// Now is the clock of acceptance and status times.
+	Now func() time.Time
+	Log logr.Logger
+}
+
+// Mirror is the loop over configurations.
+type Mirror struct {
+	config   Config
+	kube     kubernetes.Interface
+	api      *api
+	informer cache.SharedIndexInformer
+	queue    workqueue.TypedRateLimitingInterface[string]
+
+	mu sync.Mutex
+	// desired by folded ARM id.
+	desired map[string]link.Item
+	// recheck marks items whose Secret is looked at again.
+	recheck map[string]bool
+	// reported is the last observation of each item.
+	reported map[string]link.Observed
+}
+
+// New prepares a Mirror; it makes no request.
+func New(c Config) (*Mirror, error) {
+	if c.REST == nil || c.Settings == nil || c.Report == nil || c.Now == nil {
+		return nil, errors.New("a mirror needs a cluster, a keeper of settings, a receiver of reports and a clock")
+	}
+	kube, err := kubernetes.NewForConfig(c.REST)
+	if err != nil {
+		return nil, err
+	}
+	api, err := newAPI(c.REST)
+	if err != nil {
+		return nil, err
+	}
+	m := &Mirror{
+		config: c, kube: kube, api: api,
+		queue: workqueue.NewTypedRateLimitingQueue(
+			workqueue.NewTypedItemExponentialFailureRateLimiter[string](500*time.Millisecond, time.Minute)),
+		desired: map[string]link.Item{}, recheck: map[string]bool{}, reported: map[string]link.Observed{},
+	}
+	m.informer = cache.NewSharedIndexInformer(api.listWatch(), &config.FluxConfig{}, 0, cache.Indexers{})
+	return m, nil
+}
+
+// Desired takes all configurations that the hub wants. It does not block.
+func (m *Mirror) Desired(items []link.Item) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	wanted := map[string]link.Item{}
+	for _, item := range items {
+		if item.Configuration == nil && !item.Delete {
+			continue
+		}
+		wanted[fold(item.ID)] = item
+	}
+	for key := range m.desired {
+		if _, ok := wanted[key]; !ok {
+			delete(m.reported, key)
+			delete(m.recheck, key)
+		}
+	}
+	m.desired = wanted
+	for _, key := range slices.Sorted(maps.Keys(wanted)) {
+		m.recheck[key] = true
+		m.queue.Add(key)
+	}
+}
+
+// Run mirrors until ctx ends. Before the kind FluxConfig exists, only
+// deletions are done; the rest waits for it.
+func (m *Mirror) Run(ctx context.Context) error {
+	if _, err := m.informer.AddEventHandler(cache.ResourceEventHandlerFuncs{
+		AddFunc:    m.changed,
+		UpdateFunc: func(_, now any) { m.changed(now) },
+		DeleteFunc: m.changed,
+	}); err != nil {
+		return err
+	}
+	if err := m.informer.SetTransform(dropManagedFields); err != nil {
+		return err
+	}
+	var running sync.WaitGroup
+	defer running.Wait()
+	running.Go(func() {
+		if m.api.waitForKind(ctx) != nil {
+			return
+		}
+		running.Go(func() { m.informer.Run(ctx.Done()) })
+		if cache.WaitForCacheSync(ctx.Done(), m.informer.HasSynced) {
+			m.wakeAll()
+		}
+	})
+	for range workers {
+		running.Go(func() { m.work(ctx) })
+	}
+	<-ctx.Done()
+	m.queue.ShutDown()
+	return nil
+}
+
+func dropManagedFields(o any) (any, error) {
+	if fc, ok := o.(*config.FluxConfig); ok {
+		fc.ManagedFields = nil
+	}
+	return o, nil
+}
+
+// wakeAll looks at every item again.
+func (m *Mirror) wakeAll() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for key := range m.desired {
+		m.queue.Forget(key)
+		m.queue.Add(key)
+	}
+}
+
+// changed wakes the item whose FluxConfig has changed. Names decide, so that
+// an object whose annotations were taken away is found too.
+func (m *Mirror) changed(o any) {
+	if gone, ok := o.(cache.DeletedFinalStateUnknown); ok {
+		o = gone.Obj
+	}
+	fc, ok := o.(*config.FluxConfig)
+	if !ok {
+		return
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if key := fold(fc.Annotations[config.AnnotationResourceID]); m.desired[key].ID != "" {
+		m.queue.Add(key)
+	}
+	for key, item := range m.desired {
+		if item.Configuration != nil && item.Name == fc.Name && item.Configuration.Namespace == fc.Namespace {
+			m.queue.Add(key)
+		}
+	}
+}
+
+func (m *Mirror) work(ctx context.Context) {
+	for {
+		key, stop := m.queue.Get()
+		if stop {
+			return
+		}
+		again := m.reconcile(ctx, key)
+		switch {
+		case again == 0:
+			m.queue.Forget(key)
+		case again > 0:
+			m.queue.AddAfter(key, again)
+		default:
+			m.queue.AddRateLimited(key)
+		}
+		m.queue.Done(key)
+	}
+}
+
+// item returns what is desired under a key, and whether to look at its Secret.
+func (m *Mirror) item(key string) (item link.Item, recheck, ok bool) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	item, ok = m.desired[key]
+	return item, m.recheck[key], ok
+}
+
+// rechecked notes that an item's Secret is as it should be.
+func (m *Mirror) rechecked(key string) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	delete(m.recheck, key)
+}
+
+// fold makes ARM ids comparable.
+func fold(id string) string { return strings.ToLower(id) }
