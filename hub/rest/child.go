@@ -232,6 +232,11 @@ func (h child[P]) wanted(c *call, w wish, was entry[P], p *validate.Problems) (r
 		sent = h.merge(p, stored, sent)
 	} else {
 		versions.Carry(h.typ, c.version, sent, stored)
+		for _, key := range []string{"scope", "namespace"} { // set once; leaving them out keeps them
+			if v, ok := stored[key]; ok && sent[key] == nil {
+				sent[key] = v
+			}
+		}
 	}
 	if w.given {
 		d.ProtectedKeys = slices.Sorted(maps.Keys(w.secrets))
