@@ -124,7 +124,7 @@ func (l *loop) finish(s *scope) error {
 		}
 		s.hr.Status.Inventory = inv
 	}
-	l.watches.drop(keyOf(s.hr))
+	l.watcher.Forget(keyOf(s.hr))
 	l.ledger.verified(keyOf(s.hr), s.inputs(), l.now())
 	return nil
 }
@@ -170,9 +170,10 @@ func (l *loop) attempt(ctx context.Context, s *scope, action v2.ReleaseAction, d
 	hr.Status.ObservedPostRenderersDigest = s.wanted.RenderDigest
 	hr.Status.StorageNamespace = s.wanted.StorageNamespace
 	conditions.Delete(hr, v2.TestSuccessCondition)
-	l.watches.drop(keyOf(hr))
+	l.watcher.Forget(keyOf(hr))
 	l.ledger.forget(keyOf(hr))
 
+	s.wrote = true
 	start := l.now()
 	rel, err := do(l.request(s, chart))
 	hr.Status.LastAttemptedReleaseActionDuration = since(start, l.now())

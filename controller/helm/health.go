@@ -3,17 +3,19 @@ package helm
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
 	"github.com/fluxcd/cli-utils/pkg/kstatus/status"
 	v2 "github.com/fluxcd/helm-controller/api/v2"
-	"github.com/fluxcd/pkg/apis/kustomize"
+	"github.com/fluxcd/pkg/apis/meta"
 	"github.com/fluxcd/pkg/runtime/cel"
 	"github.com/fluxcd/pkg/runtime/conditions"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 
+	"headwater.dev/kernel/apply"
 	"headwater.dev/kernel/phase"
 	"headwater.dev/kernel/release"
 )
@@ -42,21 +44,21 @@ func (l *loop) awaitHealth(ctx context.Context, s *scope) error {
 	if err != nil {
 		return err
 	}
-	h, err := l.observeHealth(ctx, s, rel, objs)
+	h, err := l.observeHealth(ctx, s, objs)
 	if err != nil {
 		return err
 	}
 	if h.ready() {
-		l.watches.drop(keyOf(s.hr))
+		l.watcher.Forget(keyOf(s.hr))
 		return nil
 	}
 	if len(h.Failed) > 0 {
-		l.watches.drop(keyOf(s.hr))
+		l.watcher.Forget(keyOf(s.hr))
 		return &unhealthyError{message: "failed: " + list(h.Failed)}
 	}
 	left := waitingSince(s.hr, rel).Add(timeout).Sub(l.now())
 	if left <= 0 {
-		l.watches.drop(keyOf(s.hr))
+		l.watcher.Forget(keyOf(s.hr))
 		return &unhealthyError{message: fmt.Sprintf("timeout of %s exceeded, not ready: %s", timeout, list(h.Pending))}
 	}
 	message := fmt.Sprintf("Running '%s' action with timeout of %s: waiting for %s", action, timeout, list(h.Pending))
@@ -102,108 +104,84 @@ func waitingSince(hr *v2.HelmRelease, rel *release.Release) time.Time {
 	return since
 }
 
-func (l *loop) observeHealth(ctx context.Context, s *scope, rel *release.Release, objs []*unstructured.Unstructured) (health, error) {
-	w, err := l.watches.follow(s.hr, fmt.Sprintf("%s/%s.v%d", rel.Namespace, rel.Name, rel.Version), s.access, objs)
+// observeHealth takes the state of the objects from the watches. What this
+// reconcile has just written is read once, because the watches may not have
+// seen it yet.
+func (l *loop) observeHealth(ctx context.Context, s *scope, objs []*unstructured.Unstructured) (health, error) {
+	judge, err := judgeOf(ctx, s.hr)
 	if err != nil {
-		return health{}, err
+		return health{}, phase.Stalled(meta.InvalidCELExpressionReason, fmt.Errorf("spec.healthCheckExprs: %w", err))
 	}
-	custom, err := newCustomHealth(s.hr.Spec.HealthCheckExprs)
-	if err != nil {
-		return health{}, phase.Stalled("InvalidCELExpression", fmt.Errorf("spec.healthCheckExprs: %w", err))
-	}
-	action, _, _ := waiting(s.hr)
-	jobs := waitForJobs(s.hr, action)
-	var h health
+	who := s.tenant()
+	refs := make([]apply.Ref, 0, len(objs))
 	for _, o := range objs {
-		live, err := w.live(s.access.Mapper, o)
-		switch {
-		case err != nil:
-			h.Pending = append(h.Pending, fmt.Sprintf("%s (%s)", describeObject(o), err))
-			continue
-		case live == nil && w.synced():
-			h.Pending = append(h.Pending, describeObject(o)+" (not found)")
-			continue
-		case live == nil:
-			h.Pending = append(h.Pending, describeObject(o)+" (not observed yet)")
-			continue
+		refs = append(refs, apply.RefOf(o))
+	}
+	l.watcher.Track(apply.Interest{Tenant: who, Objects: refs, Judge: judge})
+	blind := l.watcher.Blind(who.Owner)
+	var h health
+	for _, ref := range refs {
+		live, known := l.watcher.Live(who, ref)
+		if s.wrote || slices.Contains(blind, ref) {
+			if live, err = l.watcher.Get(ctx, who, ref); err != nil {
+				return health{}, fmt.Errorf("read %s: %w", ref, err)
+			}
+			known = true
 		}
-		st, message := evaluateHealth(ctx, live, jobs, custom)
-		switch st {
-		case status.CurrentStatus:
-		case status.FailedStatus:
-			h.Failed = append(h.Failed, fmt.Sprintf("%s (%s)", describeObject(o), message))
-		default:
-			h.Pending = append(h.Pending, fmt.Sprintf("%s (%s)", describeObject(o), message))
+		switch {
+		case !known:
+			h.Pending = append(h.Pending, fmt.Sprintf("%s (not observed yet)", ref))
+		case !live.Exists:
+			h.Pending = append(h.Pending, fmt.Sprintf("%s (not found)", ref))
+		case live.Health == apply.Failed:
+			h.Failed = append(h.Failed, fmt.Sprintf("%s (%s)", ref, live.Message))
+		case live.Health != apply.Current:
+			h.Pending = append(h.Pending, fmt.Sprintf("%s (%s)", ref, live.Message))
 		}
 	}
+	s.wrote = false
 	return h, nil
 }
 
-// evaluateHealth computes the status of an object.
-func evaluateHealth(ctx context.Context, o *unstructured.Unstructured, jobs bool, custom customHealth) (status.Status, string) {
-	if e := custom.find(o); e != nil {
-		r, err := e.Evaluate(ctx, o)
-		if err != nil {
-			return status.InProgressStatus, err.Error()
-		}
-		return r.Status, r.Message
-	}
-	r, err := status.Compute(o)
-	if err != nil {
-		return status.InProgressStatus, err.Error()
-	}
-	if jobs && r.Status == status.CurrentStatus && o.GroupVersionKind().GroupKind().String() == "Job.batch" {
-		if !completed(o) {
-			return status.InProgressStatus, "Job has not completed"
+// judgeOf is the user's own idea of health, and whether Jobs have to complete.
+func judgeOf(ctx context.Context, hr *v2.HelmRelease) (apply.Judge, error) {
+	out := apply.Judge{}
+	if action, _, _ := waiting(hr); !waitForJobs(hr, action) {
+		out[schema.GroupKind{Group: "batch", Kind: "Job"}] = func(u *unstructured.Unstructured) (apply.Health, string) {
+			return verdict(status.Compute(u))
 		}
 	}
-	return r.Status, r.Message
-}
-
-func completed(job *unstructured.Unstructured) bool {
-	conds, _, _ := unstructured.NestedSlice(job.Object, "status", "conditions")
-	for _, c := range conds {
-		m, ok := c.(map[string]any)
-		if ok && m["type"] == "Complete" && m["status"] == "True" {
-			return true
-		}
-	}
-	return false
-}
-
-// list names some objects and counts the rest.
-func list(lines []string) string {
-	lines = sorted(lines)
-	if len(lines) > shownObjects {
-		return fmt.Sprintf("%s and %d more", strings.Join(lines[:shownObjects], ", "), len(lines)-shownObjects)
-	}
-	return strings.Join(lines, ", ")
-}
-
-// customHealth is the user's own idea of health, by group and kind; a kind of
-// "" means the whole group.
-type customHealth map[schema.GroupKind]*cel.StatusEvaluator
-
-func newCustomHealth(checks []kustomize.CustomHealthCheck) (customHealth, error) {
-	out := customHealth{}
-	for i, c := range checks {
+	for i, c := range hr.Spec.HealthCheckExprs {
 		gv, err := schema.ParseGroupVersion(c.APIVersion)
 		if err != nil {
 			return nil, fmt.Errorf("[%d].apiVersion: %w", i, err)
+		}
+		if c.Kind == "" {
+			return nil, fmt.Errorf("[%d].kind: name the kind that the expressions are for", i)
 		}
 		e, err := cel.NewStatusEvaluator(&c.HealthCheckExpressions)
 		if err != nil {
 			return nil, fmt.Errorf("[%d]: %w", i, err)
 		}
-		out[schema.GroupKind{Group: gv.Group, Kind: c.Kind}] = e
+		out[schema.GroupKind{Group: gv.Group, Kind: c.Kind}] = func(u *unstructured.Unstructured) (apply.Health, string) {
+			return verdict(e.Evaluate(context.WithoutCancel(ctx), u))
+		}
 	}
 	return out, nil
 }
 
-func (c customHealth) find(o *unstructured.Unstructured) *cel.StatusEvaluator {
-	gk := o.GroupVersionKind().GroupKind()
-	if e, ok := c[gk]; ok {
-		return e
+func verdict(r *status.Result, err error) (apply.Health, string) {
+	if err != nil {
+		return apply.InProgress, err.Error()
 	}
-	return c[schema.GroupKind{Group: gk.Group}]
+	return r.Status, r.Message
+}
+
+// list names some objects and counts the rest.
+func list(lines []string) string {
+	slices.Sort(lines)
+	if len(lines) > shownObjects {
+		return fmt.Sprintf("%s and %d more", strings.Join(lines[:shownObjects], ", "), len(lines)-shownObjects)
+	}
+	return strings.Join(lines, ", ")
 }

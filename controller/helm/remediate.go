@@ -155,7 +155,7 @@ func formerStorage(hr *v2.HelmRelease) string {
 // remove uninstalls a release; one that is gone already is no error.
 func (l *loop) remove(ctx context.Context, s *scope, key types.NamespacedName, storage string, keep bool) error {
 	un := s.hr.GetUninstall()
-	l.watches.drop(keyOf(s.hr))
+	l.watcher.Forget(keyOf(s.hr))
 	l.ledger.forget(keyOf(s.hr))
 	_, err := s.releases.Uninstall(ctx,
 		release.Request{Name: key.Name, Namespace: key.Namespace, StorageNamespace: storage},

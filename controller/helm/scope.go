@@ -12,6 +12,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
+	"headwater.dev/kernel/apply"
 	"headwater.dev/kernel/artifact"
 	"headwater.dev/kernel/event"
 	"headwater.dev/kernel/phase"
@@ -26,7 +27,7 @@ type loop struct {
 	reader  artifact.Reader
 	events  *event.Recorder
 	cache   *release.Cache
-	watches *watches
+	watcher *apply.Watcher
 	ledger  *ledger
 	render  *renderer
 	now     func() time.Time
@@ -42,6 +43,7 @@ type scope struct {
 
 	force    bool
 	source   chartSource
+	identity tenant.Identity
 	access   *tenant.Access
 	releases *release.Client
 
@@ -52,6 +54,9 @@ type scope struct {
 	wanted wanted
 	// history in storage, the newest first.
 	history []*release.Release
+
+	// wrote says that this reconcile has written objects.
+	wrote bool
 
 	// outcome of a success.
 	requeue time.Duration
@@ -110,11 +115,11 @@ func requested(hr *v2.HelmRelease, annotation string, handled *string) bool {
 
 // impersonate opens the cluster in the tenant's name.
 func (l *loop) impersonate(_ context.Context, s *scope) error {
-	access, err := l.identity(s.hr)
+	id, access, err := l.identity(s.hr)
 	if err != nil {
 		return phase.Stalled("AccessDenied", err)
 	}
-	s.access = access
+	s.identity, s.access = id, access
 	s.releases, err = l.releaseClient(access)
 	if err != nil {
 		return fmt.Errorf("open the release storage: %w", err)
@@ -122,19 +127,26 @@ func (l *loop) impersonate(_ context.Context, s *scope) error {
 	return nil
 }
 
-func (l *loop) identity(hr *v2.HelmRelease) (*tenant.Access, error) {
+func (l *loop) identity(hr *v2.HelmRelease) (tenant.Identity, *tenant.Access, error) {
 	name := hr.Spec.ServiceAccountName
 	if name == "" {
 		name = l.defaultIdentity
 	}
 	if name == "" && !l.noCrossNamespace {
-		return l.tenants.Own()
+		access, err := l.tenants.Own()
+		return tenant.Identity{}, access, err
 	}
-	access, err := l.tenants.As(tenant.Identity{Namespace: hr.Namespace, ServiceAccount: name})
+	id := tenant.Identity{Namespace: hr.Namespace, ServiceAccount: name}
+	access, err := l.tenants.As(id)
 	if err != nil {
-		return nil, fmt.Errorf("act for HelmRelease %s/%s: %w", hr.Namespace, hr.Name, err)
+		return id, nil, fmt.Errorf("act for HelmRelease %s/%s: %w", hr.Namespace, hr.Name, err)
 	}
-	return access, nil
+	return id, access, nil
+}
+
+// tenant is on whose behalf objects are watched.
+func (s *scope) tenant() apply.Tenant {
+	return apply.Tenant{Owner: keyOf(s.hr), Identity: s.identity, Access: s.access}
 }
 
 func (l *loop) releaseClient(a *tenant.Access) (*release.Client, error) {
@@ -167,7 +179,7 @@ func (l *loop) metadata(s *scope) map[string]string {
 }
 
 func (l *loop) gone(key types.NamespacedName) {
-	l.watches.drop(key)
+	l.watcher.Forget(key)
 	l.ledger.forget(key)
 }
 

@@ -24,6 +24,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 	"sigs.k8s.io/controller-runtime/pkg/source"
 
+	"headwater.dev/kernel/apply"
 	"headwater.dev/kernel/host"
 	"headwater.dev/kernel/phase"
 	"headwater.dev/kernel/release"
@@ -40,12 +41,16 @@ func Setup(ctx context.Context, h *host.Host) error {
 	if err != nil {
 		return err
 	}
+	wake := make(chan event.GenericEvent, 1024)
 	l := &loop{
 		client: h.Manager.GetClient(), tenants: h.Tenants, reader: h.Reader, events: events,
-		cache: release.NewCache(), watches: newWatches(ctx), ledger: newLedger(), render: &renderer{}, now: time.Now,
+		cache: release.NewCache(), watcher: apply.NewWatcher(fieldOwner, v2.GroupVersion.Group, waker(ctx, wake)), ledger: newLedger(), render: &renderer{}, now: time.Now,
 		noCrossNamespace:  h.Options.NoCrossNamespaceRefs,
 		defaultIdentity:   h.Options.DefaultServiceAccount,
 		requeueDependency: h.Options.RequeueDependency,
+	}
+	if err := h.Manager.Add(l.watcher); err != nil {
+		return fmt.Errorf("add the watcher of released objects: %w", err)
 	}
 	if err := index(ctx, h.Manager); err != nil {
 		return err
@@ -70,13 +75,25 @@ func Setup(ctx context.Context, h *host.Host) error {
 		Watches(&v2.HelmRelease{}, handler.EnqueueRequestsFromMapFunc(l.dependents), builder.WithPredicates(conditionsChanged())).
 		Watches(&sourcev1.HelmChart{}, handler.EnqueueRequestsFromMapFunc(l.users(sourcev1.HelmChartKind)), builder.WithPredicates(sourceChanged())).
 		Watches(&sourcev1.OCIRepository{}, handler.EnqueueRequestsFromMapFunc(l.users(sourcev1.OCIRepositoryKind)), builder.WithPredicates(sourceChanged())).
-		WatchesRawSource(source.Channel(l.watches.wake, &handler.EnqueueRequestForObject{})).
+		WatchesRawSource(source.Channel(wake, &handler.EnqueueRequestForObject{})).
 		WithOptions(h.ControllerOptions()).
 		Complete(r)
 	if err != nil {
 		return fmt.Errorf("set up the HelmRelease loop: %w", err)
 	}
 	return nil
+}
+
+// waker returns a function that queues a HelmRelease.
+func waker(ctx context.Context, queue chan<- event.GenericEvent) func(types.NamespacedName) {
+	return func(key types.NamespacedName) {
+		hr := &v2.HelmRelease{}
+		hr.Namespace, hr.Name = key.Namespace, key.Name
+		select {
+		case queue <- event.GenericEvent{Object: hr}:
+		case <-ctx.Done():
+		}
+	}
 }
 
 func index(ctx context.Context, m ctrl.Manager) error {
