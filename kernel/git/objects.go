@@ -3,6 +3,7 @@ package git
 import (
 	"bufio"
 	"bytes"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
@@ -11,10 +12,7 @@ import (
 	"path/filepath"
 	"sort"
 	"strings"
-
-	"encoding/binary"
-
-	"github.com/klauspost/compress/zlib"
+	"sync"
 )
 
 const (
@@ -27,6 +25,48 @@ const (
 type packFile struct {
 	f     *os.File
 	table []byte
+	// readers are kept for the next object: each has a window of its own.
+	readers sync.Pool
+}
+
+// objectReader reads one object of a pack.
+type objectReader struct {
+	raw *bufio.Reader
+	zr  io.ReadCloser
+}
+
+// at gives a reader of the object at e.off whose header is read, with the size
+// of its content. Reuse it when done, unless it is given away.
+func (p *packFile) at(e *entry) (*objectReader, int64, error) {
+	r, _ := p.readers.Get().(*objectReader)
+	if r == nil {
+		r = &objectReader{raw: bufio.NewReaderSize(nil, 8<<10)}
+	}
+	r.raw.Reset(io.NewSectionReader(p.f, e.off, math.MaxInt64-e.off))
+	size, err := e.readHeader(r.raw)
+	if err == nil {
+		r.zr, err = inflater(r.zr, r.raw)
+	}
+	if err != nil {
+		return nil, 0, damaged(err)
+	}
+	return r, size, nil
+}
+
+// content reads all of an object.
+func (r *objectReader) content(e *entry, size int64) ([]byte, error) {
+	if size > maxObject {
+		return nil, fmt.Errorf("%w: an object of %d bytes is too large", ErrProtocol, size)
+	}
+	data := make([]byte, size)
+	if _, err := io.ReadFull(r.zr, data); err != nil {
+		return nil, damaged(err)
+	}
+	// The end of the stream carries its checksum.
+	if n, err := r.zr.Read(make([]byte, 1)); n != 0 || !errors.Is(err, io.EOF) {
+		return nil, fmt.Errorf("%w: object at %d does not end", ErrDamaged, e.off)
+	}
+	return data, nil
 }
 
 // find gives the offset of an object.
@@ -196,12 +236,17 @@ func (o *objects) blob(h Hash) (int64, func() (io.ReadCloser, error), error) {
 		return 0, nil, err
 	}
 	e := entry{off: off}
-	size, r, err := headerAt(p, &e)
+	r, size, err := p.at(&e)
 	if err != nil {
 		return 0, nil, err
 	}
 	if e.typ == typeBlob && size > 4<<20 {
-		return size, func() (io.ReadCloser, error) { return zlib.NewReader(r) }, nil
+		return size, func() (io.ReadCloser, error) { return r.zr, nil }, nil
+	}
+	defer p.readers.Put(r)
+	if e.typ == typeBlob {
+		data, err := r.content(&e, size)
+		return size, func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(data)), nil }, err
 	}
 	typ, data, err := o.chain(p, off)
 	if err == nil && typ != typeBlob {
@@ -211,38 +256,16 @@ func (o *objects) blob(h Hash) (int64, func() (io.ReadCloser, error), error) {
 	return int64(len(data)), open, err
 }
 
-// headerAt reads the header of the object at e.off and gives its size and a
-// reader of its compressed content.
-func headerAt(p *packFile, e *entry) (int64, *bufio.Reader, error) {
-	r := bufio.NewReaderSize(io.NewSectionReader(p.f, e.off, math.MaxInt64-e.off), 8<<10)
-	size, err := e.readHeader(r)
-	return size, r, err
-}
-
 // inflateAt reads header and content of the object at off.
 func inflateAt(p *packFile, off int64) (entry, []byte, error) {
 	e := entry{off: off}
-	size, r, err := headerAt(p, &e)
+	r, size, err := p.at(&e)
 	if err != nil {
 		return e, nil, err
 	}
-	if size > maxObject {
-		return e, nil, fmt.Errorf("%w: an object of %d bytes is too large", ErrProtocol, size)
-	}
-	zr, err := zlib.NewReader(r)
-	if err != nil {
-		return e, nil, damaged(err)
-	}
-	defer zr.Close()
-	data := make([]byte, size)
-	if _, err := io.ReadFull(zr, data); err != nil {
-		return e, nil, damaged(err)
-	}
-	// The end of the stream carries its checksum.
-	if n, err := zr.Read(make([]byte, 1)); n != 0 || !errors.Is(err, io.EOF) {
-		return e, nil, fmt.Errorf("%w: object at %d does not end", ErrDamaged, off)
-	}
-	return e, data, nil
+	defer p.readers.Put(r)
+	data, err := r.content(&e, size)
+	return e, data, err
 }
 
 // readAt reads a whole object, readDelta the instructions of one that is not.
