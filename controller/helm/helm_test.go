@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"compress/gzip"
 	"context"
+	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -32,6 +33,7 @@ import (
 	"headwater.dev/dev/kubetest"
 	"headwater.dev/kernel/artifact"
 	"headwater.dev/kernel/host"
+	"headwater.dev/kernel/release"
 )
 
 const patience = 20 * time.Second
@@ -113,6 +115,7 @@ func chartFiles(version string) map[string]string {
 		"values.yaml": "greeting: hello\ndeployment: false\ninvalid: false\n",
 		"templates/config.yaml": "apiVersion: v1\nkind: ConfigMap\nmetadata:\n  name: {{ .Release.Name }}\ndata:\n  greeting: {{ .Values.greeting | quote }}\n" +
 			"{{- if .Values.invalid }}\n  bad: {not: allowed}\n{{- end }}\n",
+		"templates/test.yaml": "{{- if .Values.test }}\napiVersion: v1\nkind: ConfigMap\nmetadata:\n  name: {{ .Release.Name }}-test\n  annotations: {helm.sh/hook: test}\n{{- end }}\n",
 		"templates/deployment.yaml": "{{- if .Values.deployment }}\napiVersion: apps/v1\nkind: Deployment\nmetadata:\n  name: {{ .Release.Name }}\nspec:\n  replicas: 1\n" +
 			"  selector: {matchLabels: {app: x}}\n  template:\n    metadata: {labels: {app: x}}\n    spec:\n      containers: [{name: c, image: example.test/c}]\n{{- end }}\n",
 	}
@@ -288,6 +291,29 @@ func TestLifeOfAHelmRelease(t *testing.T) {
 		}
 		return nil
 	})
+}
+
+// decodeRelease and encodeRelease read and write releases as Helm stores them.
+func decodeRelease(data []byte) (*release.Release, error) {
+	zipped, err := base64.StdEncoding.DecodeString(string(data))
+	if err != nil {
+		return nil, err
+	}
+	zr, err := gzip.NewReader(bytes.NewReader(zipped))
+	if err != nil {
+		return nil, err
+	}
+	rel := &release.Release{}
+	return rel, json.NewDecoder(zr).Decode(rel)
+}
+
+func encodeRelease(rel *release.Release) ([]byte, error) {
+	var buf bytes.Buffer
+	zw := gzip.NewWriter(&buf)
+	if err := errors.Join(json.NewEncoder(zw).Encode(rel), zw.Close()); err != nil {
+		return nil, err
+	}
+	return []byte(base64.StdEncoding.EncodeToString(buf.Bytes())), nil
 }
 
 // makeAvailable does what a node would.
