@@ -16,7 +16,6 @@ import (
 	"headwater.dev/dev/hostpod"
 	"headwater.dev/dev/image"
 	"headwater.dev/dev/node"
-	"headwater.dev/kernel/process"
 )
 
 // Member is a cluster of the system.
@@ -68,6 +67,7 @@ type launch struct {
 	options  Options
 	binary   string // k8sdev
 	root     string // the module's folder; for real nodes
+	version  string // of the images that the charts ask for; for real nodes
 	ports    []int  // that a real node's pods have to reach
 	registry string // host that a real node pulls from without TLS
 	journal  *journal
@@ -87,7 +87,7 @@ func (m *Member) start(ctx context.Context, l launch) (err error) {
 	if l.options.Node == Real {
 		m.real, err = node.Start(ctx, node.Config{
 			Name: m.Name, Dir: dir, Binary: l.binary, Root: l.root,
-			Version: process.Version(), Programs: []image.Program{{Name: "agent", Package: "./cmd/agent"}},
+			Version: l.version, Programs: []image.Program{{Name: "agent", Package: "./cmd/agent"}},
 			Services: l.ports, Registries: []string{l.registry}, Progress: l.journal,
 		})
 		if err != nil {

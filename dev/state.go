@@ -105,19 +105,23 @@ func (s *System) headwater(ctx context.Context, m *Member, args ...string) error
 	return err
 }
 
-// output runs the user's CLI and returns what it says.
+// output runs the user's CLI with the system's variables and returns what it says.
 func (s *System) output(ctx context.Context, m *Member, args ...string) (string, error) {
 	variables, err := s.Env()
 	if err != nil {
 		return "", err
 	}
+	if m != nil {
+		variables = append(variables, Variable{"KUBECONFIG", m.Kubeconfig})
+	}
+	return s.run(ctx, variables, args...)
+}
+
+func (s *System) run(ctx context.Context, variables []Variable, args ...string) (string, error) {
 	cmd := exec.CommandContext(ctx, filepath.Join(s.Options.Bin, "headwater"), args...)
 	cmd.Env = os.Environ()
 	for _, v := range variables {
 		cmd.Env = append(cmd.Env, v.Name+"="+v.Value)
-	}
-	if m != nil {
-		cmd.Env = append(cmd.Env, "KUBECONFIG="+m.Kubeconfig)
 	}
 	var out, complaints bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &complaints

@@ -126,6 +126,9 @@ func (s *System) startMembers(ctx context.Context, binary string, ports []int) e
 		if l.root, err = k8s.ModuleRoot(); err != nil {
 			return fmt.Errorf("find the sources of the agent's image: %w", err)
 		}
+		if l.version, err = s.version(ctx); err != nil {
+			return err
+		}
 	}
 	members := make([]*Member, s.Options.Clusters)
 	group, ctx := errgroup.WithContext(ctx)
@@ -144,6 +147,19 @@ func (s *System) startMembers(ctx context.Context, binary string, ports []int) e
 	err := group.Wait()
 	s.Members = slices.DeleteFunc(members, func(m *Member) bool { return m == nil })
 	return err
+}
+
+// version is what the CLI calls itself, and the images in its charts.
+func (s *System) version(ctx context.Context) (string, error) {
+	out, err := s.run(ctx, nil, "--version")
+	if err != nil {
+		return "", err
+	}
+	fields := strings.Fields(out)
+	if len(fields) == 0 {
+		return "", errors.New("headwater --version prints nothing")
+	}
+	return fields[len(fields)-1], nil
 }
 
 // connect registers every cluster as a user would, and waits for their agents.
