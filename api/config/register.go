@@ -47,3 +47,21 @@ const (
 	// ServiceAccount is the identity that applies a configuration.
 	ServiceAccount = "flux-applier"
 )
+
+// Keys of the Secret with protected settings. The values of the first three,
+// of certificates and of TLS material are base64 of what is meant, as all
+// clients send them.
+const (
+	ProtectedSSHPrivateKey   = "sshPrivateKey"
+	ProtectedHTTPSKey        = "httpsKey"
+	ProtectedBucketSecretKey = "bucketSecretKey"
+
+	ProtectedAzureBlobAccountKey          = "azureBlob.accountKey"
+	ProtectedAzureBlobSASToken            = "azureBlob.sasToken"
+	ProtectedAzureBlobClientSecret        = "azureBlob.servicePrincipal.clientSecret"
+	ProtectedAzureBlobCertificate         = "azureBlob.servicePrincipal.clientCertificate"
+	ProtectedAzureBlobCertificatePassword = "azureBlob.servicePrincipal.clientCertificatePassword"
+	ProtectedOCIClientCertificate         = "ociRepository.tlsConfig.clientCertificate"
+	ProtectedOCIPrivateKey                = "ociRepository.tlsConfig.privateKey"
+	ProtectedOCICACertificate             = "ociRepository.tlsConfig.caCertificate"
+)
