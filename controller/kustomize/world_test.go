@@ -1,0 +1,238 @@
+package kustomize
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	kustomizev1 "github.com/fluxcd/kustomize-controller/api/v1"
+	"github.com/fluxcd/pkg/apis/meta"
+	"github.com/fluxcd/pkg/runtime/conditions"
+	sourcev1 "github.com/fluxcd/source-controller/api/v1"
+	"github.com/go-logr/logr"
+	corev1 "k8s.io/api/core/v1"
+	rbacv1 "k8s.io/api/rbac/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"headwater.dev/dev/kubetest"
+	"headwater.dev/kernel/artifact"
+	"headwater.dev/kernel/host"
+)
+
+func TestMain(m *testing.M) { kubetest.Main(m) }
+
+// running is the one host of the test binary: controllers have unique names in
+// a process.
+var running struct {
+	sync.Once
+	h   *host.Host
+	err error
+}
+
+// world is one tenant's namespace in a real cluster with a real host.
+type world struct {
+	t      *testing.T
+	ctx    context.Context
+	c      *kubetest.Cluster
+	h      *host.Host
+	client client.Client
+	ns     string
+	n      int
+}
+
+// newWorld makes a namespace whose flux-applier has a role: "admin" there, or
+// "cluster-admin" everywhere.
+func newWorld(t *testing.T, role string) *world {
+	t.Helper()
+	c := kubetest.Start(t, kubetest.WithNode())
+	kubetest.CRDs(t, c, "flux")
+	running.Do(func() { running.err = startHost(c) })
+	if running.err != nil {
+		t.Fatal(running.err)
+	}
+	w := &world{t: t, ctx: t.Context(), c: c, h: running.h, ns: c.Namespace(t)}
+	var err error
+	if w.client, err = client.New(c.Config, client.Options{Scheme: w.h.Manager.GetScheme()}); err != nil {
+		t.Fatal(err)
+	}
+	w.create(&corev1.ServiceAccount{ObjectMeta: metav1.ObjectMeta{Name: "flux-applier", Namespace: w.ns}})
+	subject := []rbacv1.Subject{{Kind: "ServiceAccount", Name: "flux-applier", Namespace: w.ns}}
+	ref := rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "ClusterRole", Name: role}
+	if role == "cluster-admin" {
+		w.create(&rbacv1.ClusterRoleBinding{ObjectMeta: metav1.ObjectMeta{Name: w.ns}, Subjects: subject, RoleRef: ref})
+		return w
+	}
+	w.create(&rbacv1.RoleBinding{ObjectMeta: metav1.ObjectMeta{Name: "applier", Namespace: w.ns}, Subjects: subject, RoleRef: ref})
+	return w
+}
+
+func startHost(c *kubetest.Cluster) error {
+	ctrl.SetLogger(logr.Discard())
+	dir, err := os.MkdirTemp("", "kustomize-test-")
+	if err != nil {
+		return err
+	}
+	h, err := host.New(c.Config, host.Options{
+		Namespace: "default", WatchAllNamespaces: true, MetricsAddr: "0", HealthAddr: "0", StoragePath: dir,
+		StorageAdvAddr: "127.0.0.1:1", NoCrossNamespaceRefs: true, DefaultServiceAccount: "flux-applier", NoRemoteBases: true,
+		Concurrent: 8, RequeueDependency: time.Minute, MinRetryDelay: 100 * time.Millisecond, MaxRetryDelay: time.Minute,
+	})
+	if err != nil {
+		return err
+	}
+	if err := Setup(context.Background(), h); err != nil {
+		return err
+	}
+	running.h = h
+	go func() { _ = h.Run(context.Background()) }()
+	return nil
+}
+
+func (w *world) create(o client.Object) {
+	w.t.Helper()
+	if err := w.client.Create(w.ctx, o); err != nil {
+		w.t.Fatalf("create %T: %v", o, err)
+	}
+}
+
+// publish makes files the artifact of a GitRepository of the namespace.
+func (w *world) publish(name string, files map[string]string) string {
+	w.t.Helper()
+	dir := w.t.TempDir()
+	for p, body := range files {
+		p = filepath.Join(dir, p)
+		if err := os.MkdirAll(filepath.Dir(p), 0o755); err != nil {
+			w.t.Fatal(err)
+		}
+		if err := os.WriteFile(p, []byte(body), 0o644); err != nil {
+			w.t.Fatal(err)
+		}
+	}
+	w.n++
+	revision := fmt.Sprintf("main@sha1:%040d", w.n)
+	a, err := w.h.Artifacts.Publish(w.ctx, artifact.Put{
+		Key: artifact.Key{Kind: "gitrepository", Namespace: w.ns, Name: name}, File: fmt.Sprintf("%d.tar.gz", w.n), Revision: revision,
+		Write: func(out io.Writer) error { return artifact.Pack(out, artifact.Dir(dir, artifact.Ignore{})) },
+	})
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	repo := &sourcev1.GitRepository{ObjectMeta: metav1.ObjectMeta{Name: name, Namespace: w.ns}}
+	repo.Spec = sourcev1.GitRepositorySpec{URL: "https://example.invalid/r", Interval: metav1.Duration{Duration: time.Hour}}
+	if err := w.client.Create(w.ctx, repo.DeepCopy()); client.IgnoreAlreadyExists(err) != nil {
+		w.t.Fatal(err)
+	}
+	if err := w.client.Get(w.ctx, client.ObjectKeyFromObject(repo), repo); err != nil {
+		w.t.Fatal(err)
+	}
+	before := repo.DeepCopy()
+	repo.Status.Artifact = &a
+	conditions.MarkTrue(repo, meta.ReadyCondition, "Succeeded", "stored")
+	if err := w.client.Status().Patch(w.ctx, repo, client.MergeFrom(before)); err != nil {
+		w.t.Fatal(err)
+	}
+	return revision
+}
+
+// kustomization creates one over the GitRepository "repo".
+func (w *world) kustomization(name string, change func(*kustomizev1.KustomizationSpec)) *kustomizev1.Kustomization {
+	w.t.Helper()
+	k := &kustomizev1.Kustomization{ObjectMeta: metav1.ObjectMeta{Name: name, Namespace: w.ns}}
+	k.Spec = kustomizev1.KustomizationSpec{
+		Interval: metav1.Duration{Duration: time.Hour}, Prune: true, TargetNamespace: w.ns,
+		RetryInterval: &metav1.Duration{Duration: time.Hour}, Timeout: &metav1.Duration{Duration: time.Minute},
+		SourceRef: kustomizev1.CrossNamespaceSourceReference{Kind: "GitRepository", Name: "repo"},
+	}
+	if change != nil {
+		change(&k.Spec)
+	}
+	w.create(k)
+	return k
+}
+
+func (w *world) get(name string) *kustomizev1.Kustomization {
+	w.t.Helper()
+	k := &kustomizev1.Kustomization{}
+	if err := w.client.Get(w.ctx, client.ObjectKey{Namespace: w.ns, Name: name}, k); err != nil {
+		w.t.Fatal(err)
+	}
+	return k
+}
+
+// ready waits until a Kustomization has applied a revision.
+func (w *world) ready(name, revision string) *kustomizev1.Kustomization {
+	w.t.Helper()
+	var k *kustomizev1.Kustomization
+	kubetest.Eventually(w.t, 20*time.Second, func() error {
+		k = w.get(name)
+		if !conditions.IsReady(k) || k.Status.LastAppliedRevision != revision || k.Status.ObservedGeneration != k.Generation {
+			return fmt.Errorf("%s: revision %s, Ready %v", name, k.Status.LastAppliedRevision, conditions.Get(k, meta.ReadyCondition))
+		}
+		return nil
+	})
+	return k
+}
+
+// failed waits until Ready is False for a reason, with a message.
+func (w *world) failed(name, reason, message string) {
+	w.t.Helper()
+	kubetest.Eventually(w.t, 20*time.Second, func() error {
+		c := conditions.Get(w.get(name), meta.ReadyCondition)
+		if c == nil || c.Status != metav1.ConditionFalse || c.Reason != reason || !strings.Contains(c.Message, message) {
+			return fmt.Errorf("Ready is %v, want reason %s with %q", c, reason, message)
+		}
+		return nil
+	})
+}
+
+func (w *world) configMap(name string) (*corev1.ConfigMap, error) {
+	cm := &corev1.ConfigMap{}
+	return cm, w.client.Get(w.ctx, client.ObjectKey{Namespace: w.ns, Name: name}, cm)
+}
+
+// audited is a request in the API server's audit log.
+type audited struct {
+	Verb      string
+	Stage     string
+	ObjectRef struct{ Resource, Subresource, Namespace, Name string }
+	User      struct{ Username string }
+	Acting    *struct{ Username string } `json:"impersonatedUser"`
+}
+
+// requests reads the finished requests that concern the namespace.
+func (w *world) requests() []audited {
+	w.t.Helper()
+	f, err := os.Open(w.c.AuditLog())
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	defer func() { _ = f.Close() }()
+	var out []audited
+	scan := bufio.NewScanner(f)
+	scan.Buffer(nil, 4<<20)
+	for scan.Scan() {
+		var a audited
+		if json.Unmarshal(scan.Bytes(), &a) == nil && a.Stage == "ResponseComplete" && a.ObjectRef.Namespace == w.ns {
+			out = append(out, a)
+		}
+	}
+	if err := scan.Err(); err != nil && !errors.Is(err, io.EOF) {
+		w.t.Fatal(err)
+	}
+	return out
+}
+
+func cm(name, value string) string {
+	return "apiVersion: v1\nkind: ConfigMap\nmetadata:\n  name: " + name + "\ndata:\n  key: \"" + value + "\"\n"
+}
