@@ -8,6 +8,8 @@ import (
 
 	v2 "github.com/fluxcd/helm-controller/api/v2"
 	"github.com/fluxcd/pkg/runtime/conditions"
+	hrelease "helm.sh/helm/v4/pkg/release/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/controller-runtime/pkg/log"
 
 	"headwater.dev/kernel/event"
@@ -24,6 +26,9 @@ const maxSteps = 8
 func (l *loop) converge(ctx context.Context, s *scope) error {
 	interval := s.hr.Spec.Interval.Duration
 	s.requeue = interval
+	if l.disturbed(s) {
+		l.ledger.forget(keyOf(s.hr))
+	}
 	if left := l.ledger.fresh(keyOf(s.hr), s.inputs(), l.now(), interval); left > 0 && conditions.IsReady(s.hr) && !s.force {
 		s.requeue = left
 		return nil
@@ -96,6 +101,8 @@ func (l *loop) act(ctx context.Context, s *scope, sit situation) (bool, error) {
 		return false, l.upgrade(ctx, s)
 	case stepTest:
 		return false, l.test(ctx, s)
+	case stepDrift:
+		return false, l.checkDrift(ctx, s)
 	case stepUnlock:
 		return false, l.unlock(ctx, s)
 	case stepRollback:
@@ -124,7 +131,10 @@ func (l *loop) finish(s *scope) error {
 		}
 		s.hr.Status.Inventory = inv
 	}
-	l.watcher.Forget(keyOf(s.hr))
+	if !s.hr.GetDriftDetection().MustDetectChanges() {
+		conditions.Delete(s.hr, v2.DriftedCondition)
+		l.watcher.Forget(keyOf(s.hr))
+	}
 	l.ledger.verified(keyOf(s.hr), s.inputs(), l.now())
 	return nil
 }
@@ -262,4 +272,62 @@ func shorten(name string) string {
 	}
 	sum := fmt.Sprintf("%x", sha256.Sum256([]byte(name)))
 	return name[:longest-digest-1] + "-" + sum[:digest]
+}
+
+// test runs the tests of the newest revision and notes the outcome of each.
+func (l *loop) test(ctx context.Context, s *scope) error {
+	hr, conf := s.hr, s.hr.GetTest()
+	var filters []release.Filter
+	for _, f := range conf.GetFilters() {
+		filters = append(filters, release.Filter{Name: f.Name, Exclude: f.Exclude})
+	}
+	req := release.Request{Name: s.wanted.Name, Namespace: s.wanted.Namespace, StorageNamespace: s.wanted.StorageNamespace}
+	req.HookTimeout = conf.GetTimeout(hr.GetTimeout()).Duration
+	last := hr.Status.History.Latest()
+	action := last.GetAction()
+	rel, err := s.releases.Test(ctx, req, filters)
+	hooks := map[string]*v2.TestHookStatus{}
+	if rel != nil {
+		hooks = testHooks(rel)
+		remember(hr, snapshot(rel, action, last.OCIDigest), ignoreTests(hr))
+	}
+	last = hr.Status.History.Latest()
+	last.SetTestHooks(hooks)
+	if err == nil {
+		message := fmt.Sprintf("Helm test succeeded for release %s: %d test hook(s) completed successfully", describeSnapshot(last), len(hooks))
+		conditions.MarkTrue(hr, v2.TestSuccessCondition, v2.TestSucceededReason, "%s", message)
+		s.event = &event.Event{Severity: event.Info, Reason: v2.TestSucceededReason, Message: message, Metadata: l.metadata(s)}
+		return nil
+	}
+	message := fmt.Sprintf("Helm test failed for release %s: %s", describeSnapshot(last), s.hide(err))
+	conditions.MarkFalse(hr, v2.TestSuccessCondition, v2.TestFailedReason, "%s", message)
+	l.tell(ctx, s, event.Error, v2.TestFailedReason, message)
+	if ignoreTests(hr) {
+		return nil
+	}
+	if rel != nil {
+		if err := s.releases.MarkFailed(ctx, rel, s.wanted.StorageNamespace, message); err != nil {
+			return s.hide(err)
+		}
+		remember(hr, snapshot(rel, action, last.OCIDigest), false)
+	}
+	return l.attemptFailed(s, action, errors.New(message))
+}
+
+// testHooks are the tests that ran and how they ended.
+func testHooks(rel *release.Release) map[string]*v2.TestHookStatus {
+	out := map[string]*v2.TestHookStatus{}
+	for _, h := range rel.Hooks {
+		for _, e := range h.Events {
+			if e != hrelease.HookTest {
+				continue
+			}
+			out[h.Name] = &v2.TestHookStatus{
+				LastStarted:   metav1.NewTime(h.LastRun.StartedAt),
+				LastCompleted: metav1.NewTime(h.LastRun.CompletedAt),
+				Phase:         h.LastRun.Phase.String(),
+			}
+		}
+	}
+	return out
 }

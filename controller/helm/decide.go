@@ -30,6 +30,8 @@ const (
 	stepAwait step = "await"
 	// stepTest runs the chart's tests.
 	stepTest step = "test"
+	// stepDrift compares the cluster with the release.
+	stepDrift step = "check drift"
 	// stepGiveUp: attempts are used up; something has to change first.
 	stepGiveUp step = "give up"
 )
@@ -86,6 +88,8 @@ type situation struct {
 	Released bool
 	// Tests says that tests are wanted and have not passed for this revision.
 	Tests bool
+	// Drift says that drift is to be looked for and has not been this time.
+	Drift bool
 	// Reinstall on another chart name instead of upgrading in place.
 	Reinstall bool
 	// Attempts of the action attempted last.
@@ -111,7 +115,7 @@ type attempts struct {
 //
 //	            ┌──────────── install ◄── uninstall ◄─┐
 //	            ▼                                     │
-//	(none) ─► written ─► await ─► test ─► done        │ remediation
+//	(none) ─► written ─► await ─► test ─► drift ─► done│ remediation
 //	            ▲          └── failed ────────────────┤
 //	            └── upgrade ◄── rollback ◄────────────┘
 func decide(s situation) decision {
@@ -146,6 +150,8 @@ func decide(s situation) decision {
 		return decision{Step: stepAwait, Why: "release is written and not yet found healthy"}
 	case s.Tests:
 		return decision{Step: stepTest, Why: "tests are enabled"}
+	case s.Drift:
+		return decision{Step: stepDrift, Why: "drift detection is enabled"}
 	default:
 		return decision{Step: stepDone, Why: "release is in sync"}
 	}

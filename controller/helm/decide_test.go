@@ -61,6 +61,8 @@ func TestDecide(t *testing.T) {
 		"UpgradeRetry":     {"retry on failure never gives up", inSync(newChart, tried(attempts{Action: "upgrade", Failures: 9, Exhausted: true, Retry: true})), decision{Step: stepUpgrade}},
 		"Await":            {"written, health unknown", inSync(func(s *situation) { s.Released = false }), decision{Step: stepAwait}},
 		"Test":             {"healthy, tests to run", inSync(func(s *situation) { s.Tests = true }), decision{Step: stepTest}},
+		"Drift":            {"drift is looked for last", inSync(func(s *situation) { s.Drift = true }), decision{Step: stepDrift}},
+		"TestBeforeDrift":  {"tests come before drift", inSync(func(s *situation) { s.Drift, s.Tests = true, true }), decision{Step: stepTest}},
 		"AwaitBeforeTest":  {"tests run on healthy releases", inSync(func(s *situation) { s.Tests, s.Released = true, false }), decision{Step: stepAwait}},
 
 		"FailedChanged":   {"counters were reset by new inputs", inSync(inState("failed"), tried(attempts{Action: "upgrade"})), decision{Step: stepUpgrade}},

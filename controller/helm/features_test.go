@@ -193,3 +193,63 @@ func TestChartTests(t *testing.T) {
 		t.Errorf("test hooks: %+v", h)
 	}
 }
+
+func TestDriftIsCorrected(t *testing.T) {
+	w := newWorld(t)
+	hr := w.helmRelease("demo", `{}`)
+	hr.Spec.DriftDetection = &v2.DriftDetection{Mode: v2.DriftDetectionEnabled, Ignore: []v2.IgnoreRule{{Paths: []string{"/data/extra"}}}}
+	w.create(hr)
+	w.publish("demo", "1.0.0")
+	w.ready("demo", "True", v2.InstallSucceededReason)
+	w.eventually(func() error {
+		if !conditions.IsFalse(w.get("demo"), v2.DriftedCondition) {
+			return fmt.Errorf("drift has not been looked for")
+		}
+		return nil
+	})
+	// A removed object is back without anybody asking.
+	if err := w.c.Delete(t.Context(), &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Namespace: w.ns, Name: "demo"}}); err != nil {
+		t.Fatal(err)
+	}
+	var cm corev1.ConfigMap
+	key := client.ObjectKey{Namespace: w.ns, Name: "demo"}
+	w.eventually(func() error { return w.c.Get(t.Context(), key, &cm) })
+	// A changed one at the next verification; what is ignored stays.
+	w.eventually(func() error {
+		if err := w.c.Get(t.Context(), key, &cm); err != nil {
+			return err
+		}
+		cm.Data["greeting"], cm.Data["extra"] = "tampered", "kept"
+		return w.c.Update(t.Context(), &cm)
+	})
+	w.update("demo", func(hr *v2.HelmRelease) { hr.Annotations = map[string]string{meta.ReconcileRequestAnnotation: "now"} })
+	w.eventually(func() error {
+		if err := w.c.Get(t.Context(), key, &cm); err != nil {
+			return err
+		}
+		if cm.Data["greeting"] != "hello" || cm.Data["extra"] != "kept" {
+			return fmt.Errorf("data: %v", cm.Data)
+		}
+		return nil
+	})
+	// Reported only.
+	w.update("demo", func(hr *v2.HelmRelease) { hr.Spec.DriftDetection.Mode = v2.DriftDetectionWarn })
+	w.eventually(func() error {
+		cm.Data["greeting"] = "tampered"
+		if err := w.c.Update(t.Context(), &cm); err != nil {
+			return client.IgnoreNotFound(w.c.Get(t.Context(), key, &cm))
+		}
+		return nil
+	})
+	w.update("demo", func(hr *v2.HelmRelease) { hr.Annotations = map[string]string{meta.ReconcileRequestAnnotation: "later"} })
+	w.eventually(func() error {
+		message := conditions.GetMessage(w.get("demo"), v2.DriftedCondition)
+		if want := "ConfigMap/" + w.ns + "/demo changed (/data/greeting)"; !strings.Contains(message, want) {
+			return fmt.Errorf("message %q does not say %q", message, want)
+		}
+		return nil
+	})
+	if !conditions.IsReady(w.get("demo")) {
+		t.Error("a drifted release that is only reported is not ready")
+	}
+}
