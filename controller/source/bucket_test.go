@@ -103,8 +103,7 @@ func (s *s3) list(w http.ResponseWriter, r *http.Request) {
 	xml.NewEncoder(w).Encode(result)
 }
 
-func TestBucket(t *testing.T) {
-	w := start(t)
+func testBucket(t *testing.T, w *world) {
 	storage := &s3{objects: map[string]string{"a.yaml": "a: 1\n", "dir/b.yaml": "b: 1\n", "dir/c.txt": "c", ".sourceignore": "*.txt\n", "x/y/z.yaml": "z"}}
 	server := httptest.NewServer(storage)
 	defer server.Close()

@@ -49,8 +49,7 @@ func untar(t *testing.T, data []byte) map[string]string {
 	}
 }
 
-func TestGitRepositoryLife(t *testing.T) {
-	w := start(t)
+func testGitRepositoryLife(t *testing.T, w *world) {
 	w.newRepository("app", false)
 	one := w.commit("app", map[string]string{"a.yaml": "a: 1\n", "notes.txt": "x", "logo.png": "x"})
 	o := w.repository("app", w.git.URL("app"))
@@ -129,8 +128,7 @@ func TestGitRepositoryLife(t *testing.T) {
 	}
 }
 
-func TestGitRepositoryFailures(t *testing.T) {
-	w := start(t)
+func testGitRepositoryFailures(t *testing.T, w *world) {
 	w.newRepository("app", false)
 	w.commit("app", map[string]string{"a.yaml": "a: 1\n"})
 	for name, c := range map[string]struct {
@@ -161,8 +159,7 @@ func TestGitRepositoryFailures(t *testing.T) {
 	}
 }
 
-func TestGitRepositorySecretActsAtOnce(t *testing.T) {
-	w := start(t)
+func testGitRepositorySecretActsAtOnce(t *testing.T, w *world) {
 	w.newRepository("private", true)
 	h := w.commit("private", map[string]string{"a.yaml": "a: 1\n"})
 	o := w.repository("private", w.git.URL("private"), func(o *sourcev1.GitRepository) {
@@ -180,8 +177,7 @@ func TestGitRepositorySecretActsAtOnce(t *testing.T) {
 	}
 }
 
-func TestGitRepositoryRestoresLostArtifact(t *testing.T) {
-	w := start(t)
+func testGitRepositoryRestoresLostArtifact(t *testing.T, w *world) {
 	w.newRepository("app", false)
 	h := w.commit("app", map[string]string{"a.yaml": "a: 1\n"})
 	o := w.repository("app", w.git.URL("app"))
@@ -203,10 +199,9 @@ func TestGitRepositoryRestoresLostArtifact(t *testing.T) {
 	}
 }
 
-// TestHangingRemotesDelayNobody has more objects on a server that never answers
+// testHangingRemotesDelayNobody has more objects on a server that never answers
 // than it gets workers, and one on another.
-func TestHangingRemotesDelayNobody(t *testing.T) {
-	w := start(t)
+func testHangingRemotesDelayNobody(t *testing.T, w *world) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)

@@ -59,8 +59,7 @@ func (w *world) chart(name, chart, version string, ref sourcev1.LocalHelmChartSo
 	return o
 }
 
-func TestHelmFromRepository(t *testing.T) {
-	w := start(t)
+func testHelmFromRepository(t *testing.T, w *world) {
 	repo, err := helmrepo.Start(helmrepo.Config{Dir: t.TempDir(), Users: map[string]string{"dev": canary}})
 	if err != nil {
 		t.Fatal(err)
@@ -123,8 +122,7 @@ func TestHelmFromRepository(t *testing.T) {
 	w.gone(r)
 }
 
-func TestHelmFromGit(t *testing.T) {
-	w := start(t)
+func testHelmFromGit(t *testing.T, w *world) {
 	w.newRepository("charts", false)
 	files := map[string]string{"prod.yaml": "replicas: 5\n"}
 	for name, text := range chartFiles("app", "0.1.0") {
@@ -179,8 +177,7 @@ func TestHelmFromGit(t *testing.T) {
 	}
 }
 
-func TestHelmFromRegistry(t *testing.T) {
-	w := start(t)
+func testHelmFromRegistry(t *testing.T, w *world) {
 	reg, err := registry.Start(registry.Config{Dir: t.TempDir(), Users: map[string]string{"dev": canary}})
 	if err != nil {
 		t.Fatal(err)

@@ -7,7 +7,6 @@ import (
 	"io"
 	"net"
 	"net/http"
-	"os"
 	"strings"
 	"sync"
 	"testing"
@@ -63,50 +62,71 @@ func (l *logs) String() string {
 	return l.buf.String()
 }
 
-// shared is the one set of controllers of this test binary: the names of
-// controllers are unique in a process.
-var shared struct {
-	sync.Once
-	err     error
-	addr    string
-	storage string
-	logs    *logs
-}
-
-func start(t *testing.T) *world {
-	t.Helper()
+// TestLoops runs all kinds in one process against a real API server, real Git
+// servers, registries and repositories.
+func TestLoops(t *testing.T) {
 	c := kubetest.Start(t)
 	kubetest.CRDs(t, c, "flux")
-	shared.Do(func() {
-		shared.logs = &logs{}
-		ctrl.SetLogger(funcr.New(shared.logs.write, funcr.Options{Verbosity: 1}))
-		shared.addr = freeAddr(t)
-		shared.storage, shared.err = os.MkdirTemp("", "source-test-")
-		if shared.err != nil {
-			return
-		}
-		var h *host.Host
-		h, shared.err = host.New(c.Config, host.Options{
-			Namespace: "flux-system", WatchAllNamespaces: true, MetricsAddr: "0", HealthAddr: "0",
-			NoCrossNamespaceRefs: true, DefaultServiceAccount: "flux-applier", Concurrent: 4,
-			RequeueDependency: 30 * time.Second, MinRetryDelay: 50 * time.Millisecond, MaxRetryDelay: time.Minute,
-			StoragePath: shared.storage, StorageAddr: shared.addr, StorageAdvAddr: shared.addr,
-		})
-		if shared.err != nil {
-			return
-		}
-		if shared.err = Setup(context.Background(), h); shared.err == nil {
-			go h.Run(context.Background())
+	p := launch(t, c)
+	for name, test := range map[string]func(*testing.T, *world){
+		"Bucket":                            testBucket,
+		"GitRepositoryFailures":             testGitRepositoryFailures,
+		"GitRepositoryLife":                 testGitRepositoryLife,
+		"GitRepositoryRestoresLostArtifact": testGitRepositoryRestoresLostArtifact,
+		"GitRepositorySecretActsAtOnce":     testGitRepositorySecretActsAtOnce,
+		"HangingRemotesDelayNobody":         testHangingRemotesDelayNobody,
+		"HelmFromGit":                       testHelmFromGit,
+		"HelmFromRegistry":                  testHelmFromRegistry,
+		"HelmFromRepository":                testHelmFromRepository,
+		"OCIRepository":                     testOCIRepository,
+	} {
+		t.Run(name, func(t *testing.T) { test(t, p.world(t, c)) })
+	}
+}
+
+// process is the controllers as one process runs them.
+type process struct {
+	addr, storage string
+	logs          *logs
+}
+
+// launch starts the controllers; they end with the test.
+func launch(t *testing.T, c *kubetest.Cluster) *process {
+	t.Helper()
+	p := &process{addr: freeAddr(t), storage: t.TempDir(), logs: &logs{}}
+	ctrl.SetLogger(funcr.New(p.logs.write, funcr.Options{Verbosity: 1}))
+	h, err := host.New(c.Config, host.Options{
+		Namespace: "flux-system", WatchAllNamespaces: true, MetricsAddr: "0", HealthAddr: "0",
+		NoCrossNamespaceRefs: true, DefaultServiceAccount: "flux-applier", Concurrent: 4,
+		RequeueDependency: 30 * time.Second, MinRetryDelay: 50 * time.Millisecond, MaxRetryDelay: time.Minute,
+		StoragePath: p.storage, StorageAddr: p.addr, StorageAdvAddr: p.addr,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	if err := Setup(ctx, h); err != nil {
+		t.Fatal(err)
+	}
+	ended := make(chan error, 1)
+	go func() { ended <- h.Run(ctx) }()
+	t.Cleanup(func() {
+		cancel()
+		if err := <-ended; err != nil {
+			t.Error(err)
 		}
 	})
-	if shared.err != nil {
-		t.Fatal(shared.err)
-	}
+	return p
+}
+
+// world gives a test a namespace and a Git server of its own.
+func (p *process) world(t *testing.T, c *kubetest.Cluster) *world {
+	t.Helper()
 	scheme, err := host.Scheme()
 	if err != nil {
 		t.Fatal(err)
 	}
-	w := &world{t: t, namespace: c.Namespace(t), addr: shared.addr, storage: shared.storage, logs: shared.logs}
+	w := &world{t: t, namespace: c.Namespace(t), addr: p.addr, storage: p.storage, logs: p.logs}
 	if w.client, err = client.New(c.Config, client.Options{Scheme: scheme}); err != nil {
 		t.Fatal(err)
 	}

@@ -50,8 +50,7 @@ func (w *world) ociRepository(name, url string, ref *sourcev1.OCIRepositoryRef, 
 	return o
 }
 
-func TestOCIRepository(t *testing.T) {
-	w := start(t)
+func testOCIRepository(t *testing.T, w *world) {
 	reg, err := registry.Start(registry.Config{Dir: t.TempDir(), Users: map[string]string{"dev": canary}})
 	if err != nil {
 		t.Fatal(err)
