@@ -23,7 +23,7 @@ func NewCommand(version string) *cobra.Command {
 		SilenceUsage:  true,
 		SilenceErrors: true,
 	}
-	root.AddCommand(upCommand(), superviseCommand(), downCommand(), statusCommand(), envCommand(), prepareCommand(), image.NewCommand())
+	root.AddCommand(upCommand(), runCommand(), superviseCommand(), downCommand(), statusCommand(), envCommand(), prepareCommand(), image.NewCommand())
 	return root
 }
 
@@ -48,9 +48,7 @@ func upCommand() *cobra.Command {
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			o.Progress = cmd.ErrOrStderr()
-			var args []string
-			cmd.Flags().Visit(func(f *pflag.Flag) { args = append(args, "--"+f.Name+"="+f.Value.String()) })
-			if err := Start(cmd.Context(), o, args); err != nil {
+			if err := Start(cmd.Context(), o, given(cmd)); err != nil {
 				return err
 			}
 			return next(cmd.OutOrStdout(), o)
@@ -58,6 +56,29 @@ func upCommand() *cobra.Command {
 	}
 	o.bind(cmd.Flags())
 	return cmd
+}
+
+func runCommand() *cobra.Command {
+	var o Options
+	cmd := &cobra.Command{
+		Use:   "run",
+		Short: "Bring the system up, deploy the sample through the hub and show what happens",
+		Long:  "Brings the system up unless it runs already, pushes the sample to its Git server, creates a fluxConfiguration\nthrough the hub's API and ends with what runs. Exits 0 only when the configuration is Compliant.",
+		Args:  cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			o.Progress = cmd.ErrOrStderr()
+			return Run(cmd.Context(), o, given(cmd), cmd.OutOrStdout())
+		},
+	}
+	o.bind(cmd.Flags())
+	return cmd
+}
+
+// given returns the flags that the user gave, to hand on to the supervisor.
+func given(cmd *cobra.Command) []string {
+	var args []string
+	cmd.Flags().Visit(func(f *pflag.Flag) { args = append(args, "--"+f.Name+"="+f.Value.String()) })
+	return args
 }
 
 // superviseCommand is what dev up runs in the background. It is also the way

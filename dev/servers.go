@@ -43,8 +43,10 @@ func (s *servers) start(o Options) (err error) {
 	if s.registry, err = registry.Start(registry.Config{Dir: o.path("registry"), Addr: listen, Advertise: host}); err != nil {
 		return err
 	}
-	s.helm, err = helmrepo.Start(helmrepo.Config{Dir: o.path("charts"), Addr: listen, Advertise: host})
-	return err
+	if s.helm, err = helmrepo.Start(helmrepo.Config{Dir: o.path("charts"), Addr: listen, Advertise: host}); err != nil {
+		return err
+	}
+	return s.publishCharts()
 }
 
 // ports returns the ports that clusters have to reach.

@@ -43,6 +43,7 @@ func (s *System) Env() ([]Variable, error) {
 		{"GIT_PASSWORD", s.GitPassword},
 		{"OCI_REGISTRY", "oci://" + s.Registry.Host()},
 		{"HELM_REPOSITORY", s.Helm.URL()},
+		{"SAMPLE_IMAGE", s.sampleImage()},
 	}, nil
 }
 

@@ -25,11 +25,12 @@ type System struct {
 	Registry             *registry.Server
 	Helm                 *helmrepo.Server
 
-	servers   *servers
-	published *node.Published
-	journal   *journal
-	connected bool // a cluster that was there before has our agent
-	unlock    func()
+	servers     *servers
+	published   *node.Published
+	journal     *journal
+	nodeVersion string // of the images on real nodes
+	connected   bool   // a cluster that was there before has our agent
+	unlock      func()
 }
 
 // Err returns why a part ended that should run, or nil.

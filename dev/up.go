@@ -129,6 +129,7 @@ func (s *System) startMembers(ctx context.Context, binary string, ports []int) e
 		if l.version, err = s.version(ctx); err != nil {
 			return err
 		}
+		s.nodeVersion = l.version
 	}
 	members := make([]*Member, s.Options.Clusters)
 	group, ctx := errgroup.WithContext(ctx)
