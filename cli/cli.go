@@ -1,0 +1,216 @@
+// Package cli is the user's command line, "headwater". Its commands and flags
+// are those of az for connectedk8s, k8s-extension and k8s-configuration, so that
+// who knows the one knows the other. Commands are constructors; each has its own
+// options.
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+
+	"headwater.dev/api/arm"
+	"headwater.dev/client"
+)
+
+// Run executes the command line args (without the program's name).
+func Run(ctx context.Context, version string, args []string, in io.Reader, out, complaints io.Writer) error {
+	root := NewCommand(version)
+	root.SetIn(in)
+	root.SetOut(out)
+	root.SetErr(complaints)
+	root.SetArgs(Words(args))
+	return explain(root.ExecuteContext(ctx))
+}
+
+// session is what all commands share.
+type session struct {
+	output       string
+	subscription string
+}
+
+// NewCommand is the whole command line.
+func NewCommand(version string) *cobra.Command {
+	s := &session{}
+	root := &cobra.Command{
+		Use:   "headwater",
+		Short: "GitOps for fleets of Kubernetes clusters",
+		Long: `Headwater brings what is in Git to fleets of Kubernetes clusters.
+
+Log in with "headwater login", or set HEADWATER_HUB, HEADWATER_CA, AZURE_TENANT_ID,
+AZURE_CLIENT_ID, AZURE_CLIENT_SECRET and AZURE_SUBSCRIPTION_ID. RESOURCE_GROUP is
+the default of --resource-group. A value that begins with @ is read from the file
+of that name, @- from standard input; give secrets that way.`,
+		Version: version, SilenceUsage: true, SilenceErrors: true,
+	}
+	root.SetGlobalNormalizationFunc(func(_ *pflag.FlagSet, name string) pflag.NormalizedName {
+		return pflag.NormalizedName(canonicalFlag(name))
+	})
+	root.PersistentFlags().StringVarP(&s.output, "output", "o", "json", "json, yaml, table or none")
+	root.PersistentFlags().StringVar(&s.subscription, "subscription", "", "subscription id (default that of the login)")
+	if err := root.RegisterFlagCompletionFunc("output", cobra.FixedCompletions([]string{"json", "yaml", "table", "none"}, cobra.ShellCompDirectiveNoFileComp)); err != nil {
+		panic(err) // the flag is defined above
+	}
+	root.AddCommand(s.login(), s.logout(), s.account(), s.group(), s.connectedk8s(), s.extension(), s.configuration())
+	return root
+}
+
+// canonicalFlag gives the one name of a flag that az knows by several.
+func canonicalFlag(name string) string {
+	switch name {
+	case "ns":
+		return "namespace"
+	case "sync-interval":
+		return "interval"
+	case "local-ref":
+		return "local-auth-ref"
+	case "cluster-rp":
+		return "cluster-resource-provider"
+	case "config":
+		return "configuration-settings"
+	case "config-protected":
+		return "configuration-protected-settings"
+	case "config-file":
+		return "configuration-settings-file"
+	case "config-protected-file":
+		return "configuration-protected-settings-file"
+	case "managed-identity-client-id":
+		return "mi-client-id"
+	case "oci-media-type":
+		return "oci-layer-selector-media-type"
+	case "oci-operation":
+		return "oci-layer-selector-operation"
+	case "depends", "depends-on":
+		return "dependencies"
+	}
+	return strings.Replace(name, "service-principal-", "sp-", 1)
+}
+
+// groupOf is a command that only holds others.
+func groupOf(use, short string, commands ...*cobra.Command) *cobra.Command {
+	cmd := &cobra.Command{Use: use, Short: short, Args: cobra.NoArgs, RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() }}
+	cmd.AddCommand(commands...)
+	return cmd
+}
+
+// hub is the client for the profile of this session.
+func (s *session) hub() (*client.Client, error) {
+	p, err := loadProfile()
+	if err != nil {
+		return nil, err
+	}
+	if s.subscription != "" {
+		p.SubscriptionID = s.subscription
+	}
+	return p.client()
+}
+
+// explain adds the way out to errors that have one.
+func explain(err error) error {
+	var login *client.LoginError
+	var hub *client.Error
+	switch {
+	case err == nil:
+		return nil
+	case errors.As(err, &login):
+		return fmt.Errorf("%w\nlog in anew with \"headwater login\", or check AZURE_TENANT_ID, AZURE_CLIENT_ID and AZURE_CLIENT_SECRET", err)
+	case errors.As(err, &hub):
+		return fmt.Errorf("%s%s", describe(hub.Detail), advice(hub.Detail.Code))
+	case strings.Contains(err.Error(), "x509:"):
+		return fmt.Errorf("%w\nthe hub's certificate is not trusted: give its authority with \"headwater login --ca FILE\" or HEADWATER_CA", err)
+	}
+	return err
+}
+
+// describe lists an error with all its details, a line each.
+func describe(e arm.Error) string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "(%s) %s", e.Code, clean(e.Message))
+	if len(e.Details) > 1 {
+		for _, d := range e.Details {
+			fmt.Fprintf(&b, "\n  %s: %s", clean(d.Target), clean(d.Message))
+		}
+	}
+	return b.String()
+}
+
+func advice(code string) string {
+	switch code {
+	case arm.CodeGroupNotFound:
+		return "\nmake it with \"headwater group create -n NAME -l LOCATION\""
+	case arm.CodeForbidden:
+		return "\nask an owner of the scope for a role"
+	case arm.CodeAgentTimeout:
+		return "\n\"headwater connectedk8s show\" tells whether the cluster is connected"
+	}
+	return ""
+}
+
+// target is the cluster that a command is about.
+type target struct {
+	group, cluster, kind, rp string
+}
+
+// flags adds -g, -c, -t and --cluster-resource-provider.
+func (t *target) flags(cmd *cobra.Command) {
+	groupFlag(cmd, &t.group)
+	f := cmd.Flags()
+	f.StringVarP(&t.cluster, "cluster-name", "c", "", "name of the cluster (required)")
+	f.StringVarP(&t.kind, "cluster-type", "t", "connectedClusters", "connectedClusters, managedClusters or provisionedClusters")
+	f.StringVar(&t.rp, "cluster-resource-provider", "", "resource provider of the cluster (default by its type)")
+	required(cmd, "cluster-name")
+	complete(cmd, "cluster-type", "connectedClusters", "managedClusters", "provisionedClusters")
+}
+
+// id is the cluster's ARM id.
+func (t *target) id(c *client.Client) (string, error) {
+	if t.group == "" {
+		return "", errNoGroup
+	}
+	rp, kind := t.rp, t.kind
+	switch strings.ToLower(t.kind) {
+	case "connectedclusters":
+		kind, rp = "connectedClusters", either(rp, "Microsoft.Kubernetes")
+	case "managedclusters":
+		kind, rp = "managedClusters", either(rp, "Microsoft.ContainerService")
+	case "provisionedclusters":
+		if rp == "" {
+			return "", errors.New("--cluster-type provisionedClusters needs --cluster-resource-provider")
+		}
+	default:
+		return "", fmt.Errorf("--cluster-type is %q; use connectedClusters, managedClusters or provisionedClusters", t.kind)
+	}
+	return c.ClusterID(t.group, rp, kind, t.cluster), nil
+}
+
+var errNoGroup = errors.New("there is no resource group: give --resource-group or set RESOURCE_GROUP")
+
+func either(a, b string) string {
+	if a != "" {
+		return a
+	}
+	return b
+}
+
+func groupFlag(cmd *cobra.Command, group *string) {
+	cmd.Flags().StringVarP(group, "resource-group", "g", environment("RESOURCE_GROUP"), "resource group (default $RESOURCE_GROUP)")
+}
+
+func required(cmd *cobra.Command, names ...string) {
+	for _, n := range names {
+		if err := cmd.MarkFlagRequired(n); err != nil {
+			panic(err) // a flag that was not defined is a mistake in this package
+		}
+	}
+}
+
+func complete(cmd *cobra.Command, flag string, words ...string) {
+	if err := cmd.RegisterFlagCompletionFunc(flag, cobra.FixedCompletions(words, cobra.ShellCompDirectiveNoFileComp)); err != nil {
+		panic(err) // a flag that was not defined is a mistake in this package
+	}
+}

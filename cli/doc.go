@@ -1,0 +1,2 @@
+// Package cli holds the commands of headwater, one file per verb.
+package cli
