@@ -305,20 +305,41 @@ func TestOnlyWhatIsNewIsFetched(t *testing.T) {
 
 func TestForcedPushAndManyPacks(t *testing.T) {
 	f := serve(t, false)
-	for i := range maxPacks + 5 {
-		h, err := f.CommitChange("public", "main", gitserver.Change{Message: "m", Write: map[string]string{"n": fmt.Sprint(i)}, Orphan: i%3 == 0})
+	big := map[string]string{"n": "0"}
+	for i := range 100 {
+		big[fmt.Sprintf("d/%d/big.yaml", i)] = strings.Repeat(fmt.Sprintf("value %d\n", i*7919), 200)
+	}
+	f.commit("public", "main", big)
+	r, _ := NewRemote(f.URL("public"), Credentials{})
+	largest := int64(0)
+	for i := range 2*maxPacks + 5 {
+		h, err := f.CommitChange("public", "main", gitserver.Change{Message: "m", Write: map[string]string{"n": fmt.Sprint(i)}})
 		if err != nil {
 			t.Fatal(err)
 		}
+		before := f.Traffic("public").Sent
 		revision, got, err := f.update(f.URL("public"), Credentials{}, Reference{Branch: "main"})
-		if err != nil || revision != "main@sha1:"+h || got["n"] != fmt.Sprint(i) {
-			t.Fatalf("commit %d: %s, %v, %v", i, revision, got, err)
+		if err != nil || revision != "main@sha1:"+h || got["n"] != fmt.Sprint(i) || len(got) != len(big) {
+			t.Fatalf("commit %d: %s, %d files, %v", i, revision, len(got), err)
+		}
+		if i > 0 {
+			largest = max(largest, f.Traffic("public").Sent-before)
 		}
 	}
-	r, _ := NewRemote(f.URL("public"), Credentials{})
 	packs, _ := filepath.Glob(filepath.Join(f.mirrors.For(r).dir, "*.pack"))
 	if len(packs) > maxPacks+1 {
 		t.Errorf("%d packs", len(packs))
+	}
+	if largest > 3000 {
+		t.Errorf("%d bytes for one changed line: compacting fetched again", largest)
+	}
+	h, err := f.CommitChange("public", "main", gitserver.Change{Message: "m", Write: map[string]string{"n": "forced"}, Orphan: true, Replace: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	revision, got, err := f.update(f.URL("public"), Credentials{}, Reference{Branch: "main"})
+	if diff := cmp.Diff(map[string]string{"n": "forced"}, got); err != nil || revision != "main@sha1:"+h || diff != "" {
+		t.Errorf("after a forced push: %s, %v %s", revision, err, diff)
 	}
 }
 

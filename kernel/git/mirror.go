@@ -2,24 +2,26 @@ package git
 
 import (
 	"context"
+	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"os"
 	"path/filepath"
 	"sort"
 	"strings"
 	"sync"
 	"time"
-
-	"crypto/sha256"
 )
 
-// maxPacks is how many packs a mirror collects before it is made anew.
-const maxPacks = 40
+const (
+	// maxPacks is how many packs a mirror collects before it is compacted.
+	maxPacks = 40
+	// kept is how many commits survive that, the newest first.
+	kept = 4
+)
 
 // Mirrors is a directory of mirrors: one for every repository and set of
 // credentials, so that content fetched with credentials is only ever given to
@@ -164,7 +166,7 @@ func (m *Mirror) snapshot(t Target) (*Snapshot, error) {
 
 // fetch adds a commit to the mirror.
 func (m *Mirror) fetch(ctx context.Context, session *session, t Target) error {
-	if err := m.tidy(); err != nil {
+	if err := m.tidy(ctx); err != nil {
 		return err
 	}
 	have := m.recent()
@@ -179,16 +181,18 @@ func (m *Mirror) fetch(ctx context.Context, session *session, t Target) error {
 	return m.record(t.Commit)
 }
 
-// tidy makes the directory, removes what a crash left behind, and starts anew
-// when the packs became many.
-func (m *Mirror) tidy() error {
+// tidy makes the directory, removes what a crash left behind, and compacts the
+// packs when they became many. What cannot be compacted is fetched again.
+func (m *Mirror) tidy(ctx context.Context) error {
 	packs, err := filepath.Glob(filepath.Join(m.dir, "*.idx"))
 	if err != nil {
 		return err
 	}
 	if len(packs) > maxPacks {
-		if err := os.RemoveAll(m.dir); err != nil {
-			return err
+		if err := m.compact(ctx, packs); err != nil {
+			if err := errors.Join(ctx.Err(), os.RemoveAll(m.dir)); err != nil {
+				return err
+			}
 		}
 	}
 	if err := os.MkdirAll(m.dir, 0o700); err != nil {
@@ -223,12 +227,59 @@ func (m *Mirror) add(ctx context.Context, pack io.Reader) error {
 	if err != nil {
 		return err
 	}
+	return m.keep(f, table)
+}
+
+// keep makes a pack of a finished file. It counts from the moment when its
+// index is there.
+func (m *Mirror) keep(f *os.File, table []byte) error {
 	name := filepath.Join(m.dir, fmt.Sprintf("%020d", time.Now().UnixNano()))
 	if err := os.Rename(f.Name(), name+".pack"); err != nil {
 		return err
 	}
-	// A pack counts from the moment when its index is there.
 	return writeFile(name+".idx", append([]byte(indexMagic), table...))
+}
+
+// compact replaces all packs by one that holds the newest commits.
+func (m *Mirror) compact(ctx context.Context, old []string) error {
+	objs, err := openObjects(m.dir)
+	if err != nil {
+		return err
+	}
+	defer objs.close()
+	commits := m.recent()
+	commits = commits[:min(kept, len(commits))]
+	hashes, err := objs.reachable(commits)
+	if err != nil {
+		return err
+	}
+	f, err := os.CreateTemp(m.dir, "tmp-")
+	if err != nil {
+		return err
+	}
+	defer os.Remove(f.Name())
+	defer f.Close()
+	table, err := objs.rewrite(ctx, f, hashes)
+	if err != nil {
+		return err
+	}
+	if err := m.keep(f, table); err != nil {
+		return err
+	}
+	stored := map[string]int64{}
+	all := m.commits()
+	for _, h := range commits {
+		stored[h.String()] = all[h]
+	}
+	if err := m.store(stored); err != nil {
+		return err
+	}
+	for _, index := range old {
+		if err := errors.Join(os.Remove(index), os.Remove(strings.TrimSuffix(index, ".idx")+".pack")); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // writeFile writes a file that is there whole or not at all.
@@ -283,11 +334,15 @@ func (m *Mirror) record(h Hash) error {
 			stored[h.String()] = at
 		}
 	}
-	data, err := json.Marshal(stored)
+	return m.store(stored)
+}
+
+func (m *Mirror) store(commits map[string]int64) error {
+	data, err := json.Marshal(commits)
 	if err != nil {
 		return err
 	}
-	if err := writeFile(filepath.Join(m.dir, "commits"), data); err != nil && !errors.Is(err, fs.ErrNotExist) {
+	if err := writeFile(filepath.Join(m.dir, "commits"), data); err != nil {
 		return fmt.Errorf("record commit: %w", err)
 	}
 	return nil
