@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"reflect"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -252,7 +253,7 @@ func classify(err error) error {
 func (m *Mirror) report(o link.Observed, key string) {
 	m.mu.Lock()
 	last, known := m.reported[key]
-	if known && equality.Semantic.DeepEqual(last, o) {
+	if known && reflect.DeepEqual(last, o) {
 		m.mu.Unlock()
 		return
 	}

@@ -1,0 +1,209 @@
+package extension
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"helm.sh/helm/v4/pkg/release/common"
+	appsv1 "k8s.io/api/apps/v1"
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"headwater.dev/api/link"
+	"headwater.dev/api/resource"
+	"headwater.dev/kernel/phase"
+	"headwater.dev/kernel/release"
+)
+
+// Levels of statuses.
+const (
+	levelError       = "Error"
+	levelWarning     = "Warning"
+	levelInformation = "Information"
+)
+
+// observation collects what is known of the installed extension.
+type observation struct {
+	item      link.Item
+	protected string
+	// release is the newest revision, and installed the version of the newest
+	// one that was deployed.
+	release   *release.Release
+	installed string
+	warnings  []string
+	// rolled says that the controllers have been available as they are now
+	// asked for; available says that they are.
+	rolled, available bool
+	// pods says why the controllers are not available.
+	pods    []resource.ExtensionStatus
+	failure error
+}
+
+// look reads what is installed and how the controllers are.
+func (m *Manager) look(ctx context.Context, o *observation) error {
+	if o.installed == "" {
+		history, err := m.releases.History(ctx, releaseName, Namespace)
+		if err != nil && !errors.Is(err, release.ErrNotFound) {
+			return err
+		}
+		o.installed = installed(history)
+	}
+	d, err := m.kube.AppsV1().Deployments(Namespace).Get(ctx, deployment, metav1.GetOptions{})
+	if apierrors.IsNotFound(err) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("read Deployment %s: %w", deployment, err)
+	}
+	o.rolled, o.available = isRolledOut(d), isAvailable(d)
+	if o.available {
+		return nil
+	}
+	pods, err := m.kube.CoreV1().Pods(Namespace).List(ctx, metav1.ListOptions{LabelSelector: metav1.FormatLabelSelector(d.Spec.Selector)})
+	if err != nil {
+		return fmt.Errorf("list pods of Deployment %s: %w", deployment, err)
+	}
+	o.pods = append(troubles(d), podTroubles(pods.Items)...)
+	return nil
+}
+
+// installed is the version of the newest deployed release, "" for none.
+func installed(history []*release.Release) string {
+	for _, r := range history {
+		if r.Info != nil && r.Info.Status == common.StatusDeployed {
+			return versionOf(r)
+		}
+	}
+	return ""
+}
+
+func versionOf(r *release.Release) string {
+	if r == nil || r.Chart == nil || r.Chart.Metadata == nil {
+		return ""
+	}
+	return r.Chart.Metadata.Version
+}
+
+// isAvailable says that the newest template runs.
+func isAvailable(d *appsv1.Deployment) bool {
+	s := d.Status
+	return s.ObservedGeneration >= d.Generation && s.UpdatedReplicas >= 1 && s.AvailableReplicas >= 1 && s.Replicas == s.UpdatedReplicas
+}
+
+// isRolledOut says that the newest template has run, which the Deployment
+// remembers when its pods fail later.
+func isRolledOut(d *appsv1.Deployment) bool {
+	if d.Status.ObservedGeneration < d.Generation {
+		return false
+	}
+	for _, c := range d.Status.Conditions {
+		if c.Type == appsv1.DeploymentProgressing && c.Status == corev1.ConditionTrue && c.Reason == "NewReplicaSetAvailable" {
+			return true
+		}
+	}
+	return isAvailable(d)
+}
+
+// troubles are failures to make pods at all, such as a quota.
+func troubles(d *appsv1.Deployment) []resource.ExtensionStatus {
+	var list []resource.ExtensionStatus
+	for _, c := range d.Status.Conditions {
+		if c.Type == appsv1.DeploymentReplicaFailure && c.Status == corev1.ConditionTrue {
+			list = append(list, resource.ExtensionStatus{Code: c.Reason, DisplayStatus: "Pods cannot be made", Level: levelError,
+				Message: fmt.Sprintf("Deployment %s/%s: %s", d.Namespace, d.Name, c.Message), Time: stamp(c.LastTransitionTime.Time)})
+		}
+	}
+	return list
+}
+
+// podTroubles are the reasons why pods do not run.
+func podTroubles(pods []corev1.Pod) []resource.ExtensionStatus {
+	var list []resource.ExtensionStatus
+	add := func(p corev1.Pod, code, message string) {
+		list = append(list, resource.ExtensionStatus{Code: code, DisplayStatus: "Pod is not ready", Level: levelError,
+			Message: strings.TrimSuffix(fmt.Sprintf("Pod %s/%s: %s: %s", p.Namespace, p.Name, code, message), ": "), Time: stamp(p.CreationTimestamp.Time)})
+	}
+	for _, p := range pods {
+		for _, c := range p.Status.Conditions {
+			if c.Type == corev1.PodScheduled && c.Status == corev1.ConditionFalse {
+				add(p, c.Reason, c.Message)
+			}
+		}
+		for _, c := range slices.Concat(p.Status.InitContainerStatuses, p.Status.ContainerStatuses) {
+			if w := c.State.Waiting; w != nil && w.Reason != "ContainerCreating" && w.Reason != "PodInitializing" {
+				add(p, w.Reason, w.Message)
+			}
+			if t := c.LastTerminationState.Terminated; t != nil && !c.Ready {
+				add(p, t.Reason, fmt.Sprintf("container %s ended with code %d %s", c.Name, t.ExitCode, t.Message))
+			}
+		}
+	}
+	return list
+}
+
+// good says that everything is as asked for. Controllers that fail later are
+// a status of the extension, not a failure of the operation.
+func (o *observation) good() bool { return o.failure == nil && o.rolled }
+
+// observed turns the observation into what the hub is told. A generation is
+// accepted when its controllers have been available, or when it has failed for
+// good: by the user's mistake, or because its time is over.
+func (o *observation) observed(version string, late bool) link.Observed {
+	e := &resource.ExtensionObserved{Statuses: []resource.ExtensionStatus{}, CurrentVersion: o.installed}
+	out := link.Observed{ID: o.item.ID, Generation: o.item.Generation, ProtectedVersion: o.protected, Extension: e}
+	when := ""
+	if o.release != nil {
+		e.AcceptedAt = o.release.Info.LastDeployed.UTC()
+		when = stamp(o.release.Info.LastDeployed)
+	}
+	for _, w := range o.warnings {
+		e.Statuses = append(e.Statuses, resource.ExtensionStatus{Code: "SettingWithoutEffect", DisplayStatus: "Setting has no effect", Level: levelWarning, Message: w, Time: when})
+	}
+	if o.failure != nil {
+		o.failed(e, late)
+		return out
+	}
+	if o.available {
+		e.Statuses = append(e.Statuses, resource.ExtensionStatus{Code: "InstallationSucceeded", DisplayStatus: "Installed", Level: levelInformation,
+			Message: "version " + version + " is installed and its controllers are available", Time: when})
+	} else {
+		e.Statuses = append(e.Statuses, o.pods...)
+	}
+	if o.rolled || late {
+		e.AcceptedGeneration = o.item.Generation
+	}
+	if !o.rolled && late {
+		e.Error = &resource.ErrorDetail{Code: "ExtensionOperationFailed", Target: o.item.ID,
+			Message: "the controllers of the extension did not become available in time" + first(o.pods)}
+	}
+	return out
+}
+
+// failed reports an operation that ended with an error.
+func (o *observation) failed(e *resource.ExtensionObserved, late bool) {
+	c := phase.Classify(o.failure)
+	code := c.Reason
+	if c.Class != phase.ClassStalled {
+		code = "ExtensionOperationFailed"
+	}
+	e.Statuses = append(e.Statuses, resource.ExtensionStatus{Code: code, DisplayStatus: "Failed", Level: levelError, Message: o.failure.Error()})
+	e.Statuses = append(e.Statuses, o.pods...)
+	if c.Class == phase.ClassStalled || late {
+		e.AcceptedGeneration = o.item.Generation
+		e.Error = &resource.ErrorDetail{Code: code, Message: o.failure.Error(), Target: o.item.ID}
+	}
+}
+
+func first(statuses []resource.ExtensionStatus) string {
+	if len(statuses) == 0 {
+		return ""
+	}
+	return ": " + statuses[0].Message
+}
+
+func stamp(t time.Time) string { return t.UTC().Format(time.RFC3339) }

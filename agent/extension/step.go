@@ -1,0 +1,235 @@
+package extension
+
+import (
+	"cmp"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+
+	"headwater.dev/api/link"
+	"headwater.dev/api/resource"
+	"headwater.dev/kernel/phase"
+	"headwater.dev/kernel/release"
+)
+
+// step brings the cluster nearer to what is desired. It returns an error when
+// it is worth trying again soon.
+func (m *Manager) step(ctx context.Context) error {
+	desired := m.snapshot()
+	var items []link.Item
+	for _, item := range desired.Items {
+		if item.Extension != nil {
+			items = append(items, item)
+		}
+	}
+	slices.SortFunc(items, func(a, b link.Item) int { return strings.Compare(a.ID, b.ID) })
+	m.forget(items)
+	owner := ""
+	for _, item := range items {
+		if !item.Delete && isFlux(item) && owner == "" {
+			owner = item.ID
+		}
+	}
+	var failures []error
+	for _, item := range items {
+		var err error
+		if item.Delete {
+			err = m.remove(ctx, item, owner != "", desired)
+		} else {
+			err = m.ensure(ctx, item, owner)
+		}
+		if err != nil {
+			failures = append(failures, fmt.Errorf("extension %s: %w", item.Name, err))
+		}
+	}
+	return errors.Join(failures...)
+}
+
+// forget drops what is known of items that are no longer desired.
+func (m *Manager) forget(items []link.Item) {
+	wanted := map[string]bool{}
+	for _, item := range items {
+		wanted[item.ID] = true
+	}
+	for id := range m.reported {
+		if !wanted[id] {
+			delete(m.reported, id)
+			delete(m.begun, id)
+		}
+	}
+}
+
+func isFlux(item link.Item) bool {
+	return strings.EqualFold(item.Extension.ExtensionType, resource.ExtensionFlux)
+}
+
+// check refuses what can never be installed.
+func (m *Manager) check(item link.Item, owner string) error {
+	e := item.Extension
+	switch {
+	case !isFlux(item):
+		return phase.Stalled("ExtensionTypeNotSupported", fmt.Errorf("extension type %q is not known; this cluster can have %s", e.ExtensionType, resource.ExtensionFlux))
+	case e.Scope != nil && e.Scope.Namespace != nil:
+		return phase.Stalled("ScopeNotSupported", errors.New("extension microsoft.flux is installed for the whole cluster: scope.namespace is not possible, use scope.cluster"))
+	case e.Scope != nil && e.Scope.Cluster != nil && e.Scope.Cluster.ReleaseNamespace != "" && e.Scope.Cluster.ReleaseNamespace != Namespace:
+		return phase.Stalled("ScopeNotSupported", fmt.Errorf("extension microsoft.flux is installed in namespace %s: releaseNamespace %q is not possible", Namespace, e.Scope.Cluster.ReleaseNamespace))
+	case item.ID != owner:
+		return phase.Stalled("ExtensionAlreadyInstalled", errors.New("another extension of type microsoft.flux is installed in this cluster; there can be only one"))
+	case e.Version != nil && *e.Version != "" && *e.Version != m.config.Version:
+		return phase.Stalled("VersionNotAvailable", fmt.Errorf("version %s is not available: the agent of this cluster brings version %s; leave version empty, or upgrade the agent", *e.Version, m.config.Version))
+	}
+	return nil
+}
+
+// ensure installs or upgrades the extension and reports how it is.
+func (m *Manager) ensure(ctx context.Context, item link.Item, owner string) error {
+	state := observation{item: item}
+	state.failure = m.check(item, owner)
+	if state.failure == nil {
+		state.failure = m.install(ctx, item, &state)
+	}
+	if item.ID == owner {
+		state.failure = cmp.Or(state.failure, m.look(ctx, &state))
+	}
+	late := m.late(item, state.good())
+	o := state.observed(m.config.Version, late)
+	if last := m.reported[item.ID]; last.Generation == item.Generation && last.Extension != nil {
+		// What has been accepted stays so, whatever happens to it later.
+		o.Extension.AcceptedGeneration = max(o.Extension.AcceptedGeneration, last.Extension.AcceptedGeneration)
+	}
+	m.report(o)
+	switch {
+	case state.failure != nil && phase.Classify(state.failure).Class == phase.ClassStalled:
+		m.config.Log.Info("extension refused", "id", item.ID, "error", state.failure.Error())
+		return nil
+	case state.failure == nil && !state.rolled && !late:
+		return errNotAvailable // Look again, lest the deadline passes unseen.
+	default:
+		return state.failure
+	}
+}
+
+var errNotAvailable = errors.New("its controllers are not available yet")
+
+// install makes kinds and release as desired; it writes nothing when they are.
+func (m *Manager) install(ctx context.Context, item link.Item, state *observation) error {
+	if err := m.ensureNamespace(ctx); err != nil {
+		return err
+	}
+	if err := m.config.Settings.Keep(ctx, Namespace, secretName, item.ProtectedVersion, item.Sealed); err != nil {
+		return err
+	}
+	state.protected = item.ProtectedVersion
+	values, warnings, err := m.values(ctx, item)
+	if err != nil {
+		return err
+	}
+	state.warnings = warnings
+	if err := m.ensureKinds(ctx); err != nil {
+		return err
+	}
+	chart, digest, err := loadChart(m.config.Version)
+	if err != nil {
+		return err
+	}
+	last, err := m.releases.Last(ctx, releaseName, Namespace)
+	if err != nil && !errors.Is(err, release.ErrNotFound) {
+		return err
+	}
+	if err == nil && m.upToDate(ctx, last, values, digest) {
+		state.release, state.installed = last, versionOf(last)
+		return nil
+	}
+	m.config.Log.Info("applying the extension", "version", m.config.Version, "generation", item.Generation)
+	state.release, err = m.releases.Apply(ctx, release.Request{
+		Name: releaseName, Namespace: Namespace, Chart: chart, Values: values,
+		Options: release.Options{CRDs: release.CRDsSkip, MaxHistory: 3, TakeOwnership: true, Labels: map[string]string{chartLabel: digest}},
+	}, 0)
+	if err == nil {
+		state.installed = versionOf(state.release)
+	}
+	return err
+}
+
+// values are those of the settings, protected ones included, and the image.
+func (m *Manager) values(ctx context.Context, item link.Item) (map[string]any, []string, error) {
+	settings := map[string]string{}
+	for key, value := range item.Extension.ConfigurationSettings {
+		settings[key] = value
+	}
+	if item.ProtectedVersion != "" {
+		protected, err := m.config.Settings.Read(ctx, Namespace, secretName)
+		if err != nil {
+			return nil, nil, err
+		}
+		for key, value := range protected {
+			settings[key] = value
+		}
+	}
+	values, warnings, err := Values(settings)
+	if err != nil {
+		return nil, nil, phase.Stalled("ValidationFailed", err)
+	}
+	repository, tag := m.config.Image.Reference, ""
+	if at := strings.LastIndex(repository, ":"); at > strings.LastIndex(repository, "/") {
+		repository, tag = repository[:at], repository[at+1:]
+	}
+	image := map[string]any{"repository": repository, "tag": tag}
+	if m.config.Image.PullPolicy != "" {
+		image["pullPolicy"] = m.config.Image.PullPolicy
+	}
+	values["image"] = image
+	return values, warnings, nil
+}
+
+// upToDate says whether the newest release is what is desired and all of its
+// objects are there.
+func (m *Manager) upToDate(ctx context.Context, last *release.Release, values map[string]any, digest string) bool {
+	have, _ := json.Marshal(last.Config)
+	want, _ := json.Marshal(values)
+	if last.Info.Status != "deployed" || last.Labels[chartLabel] != digest || string(have) != string(want) {
+		return false
+	}
+	objects, err := m.releases.Objects(last)
+	if err != nil {
+		return false
+	}
+	for _, o := range objects {
+		gvk := o.GroupVersionKind()
+		resource := schema.GroupVersionResource{Group: gvk.Group, Version: gvk.Version, Resource: plural(gvk.Kind)}
+		_, err := m.metadata.Resource(resource).Namespace(o.GetNamespace()).Get(ctx, o.GetName(), metav1.GetOptions{})
+		if apierrors.IsNotFound(err) {
+			m.config.Log.Info("an object of the extension has vanished", "kind", gvk.Kind, "name", o.GetName())
+			return false
+		}
+	}
+	return true
+}
+
+// plural is the resource of a kind of our chart.
+func plural(kind string) string {
+	if kind == "NetworkPolicy" {
+		return "networkpolicies"
+	}
+	return strings.ToLower(kind) + "s"
+}
+
+func (m *Manager) ensureNamespace(ctx context.Context) error {
+	api := m.kube.CoreV1().Namespaces()
+	if _, err := api.Get(ctx, Namespace, metav1.GetOptions{}); !apierrors.IsNotFound(err) {
+		return err
+	}
+	_, err := api.Create(ctx, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: Namespace}}, metav1.CreateOptions{})
+	if err != nil && !apierrors.IsAlreadyExists(err) {
+		return fmt.Errorf("create namespace %s: %w", Namespace, err)
+	}
+	return nil
+}
