@@ -1,0 +1,118 @@
+// Package e2e tells whole stories about Headwater, each in a file of testdata,
+// on one system with everything real but the node.
+package e2e
+
+import (
+	"context"
+	"flag"
+	"fmt"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/rogpeppe/go-internal/testscript"
+
+	"headwater.dev/dev"
+	"headwater.dev/dev/k8s"
+	"headwater.dev/dev/node"
+)
+
+// upPatience is how long the system may take to come up.
+const upPatience = 3 * time.Minute
+
+// system is what all stories run on.
+var system *dev.System
+
+func TestMain(m *testing.M) {
+	node.Reexec()
+	flag.Parse()
+	os.Exit(run(m))
+}
+
+func run(m *testing.M) int {
+	dir, err := os.MkdirTemp("", "headwater-e2e-")
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	defer os.RemoveAll(dir)
+	ctx, cancel := context.WithTimeout(context.Background(), upPatience)
+	defer cancel()
+	system, err = dev.Up(ctx, dev.Options{Dir: filepath.Join(dir, "system"), Progress: os.Stderr})
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "bring the system up (make build makes the programs):", err)
+		return 1
+	}
+	code := m.Run()
+	if code != 0 {
+		keepLogs()
+	}
+	down, stop := context.WithTimeout(context.Background(), upPatience)
+	defer stop()
+	if err := system.Down(down); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	return code
+}
+
+// keepLogs copies the logs of a failed run to where E2E_LOGS says.
+func keepLogs() {
+	to := os.Getenv("E2E_LOGS")
+	if to == "" {
+		return
+	}
+	err := filepath.WalkDir(system.Options.Dir, func(p string, e os.DirEntry, err error) error {
+		if err != nil || e.IsDir() || filepath.Ext(p) != ".log" {
+			return nil
+		}
+		text, err := os.ReadFile(p)
+		if err != nil {
+			return err
+		}
+		rel, err := filepath.Rel(system.Options.Dir, p)
+		if err != nil {
+			return err
+		}
+		target := filepath.Join(to, rel)
+		if err := os.MkdirAll(filepath.Dir(target), 0o755); err != nil {
+			return err
+		}
+		return os.WriteFile(target, text, 0o600)
+	})
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "keep logs:", err)
+	}
+}
+
+func TestStories(t *testing.T) {
+	variables, err := system.Env()
+	if err != nil {
+		t.Fatal(err)
+	}
+	testscript.Run(t, testscript.Params{
+		Dir:                 "testdata",
+		RequireExplicitExec: true,
+		RequireUniqueNames:  true,
+		Setup: func(env *testscript.Env) error {
+			for _, v := range variables {
+				env.Setenv(v.Name, v.Value)
+			}
+			env.Setenv("PATH", system.Options.Bin+":"+filepath.Join(system.Options.Dir, "bin")+":"+os.Getenv("PATH"))
+			env.Setenv("XDG_CONFIG_HOME", env.WorkDir)
+			return nil
+		},
+		Cmds: verbs(t),
+	})
+}
+
+// moduleRoot is the folder of go.mod.
+func moduleRoot(t *testing.T) string {
+	t.Helper()
+	root, err := k8s.ModuleRoot()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return root
+}
