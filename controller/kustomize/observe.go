@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
+	"errors"
 	"fmt"
 
 	kustomizev1 "github.com/fluxcd/kustomize-controller/api/v1"
@@ -202,7 +203,7 @@ func (l *loop) seeLive(_ context.Context, s *scope) error {
 	}
 	l.track(s, s.refs)
 	if !l.watcher.Synced(s.key) && s.known.generation == 0 && len(s.refs) > 0 {
-		return phase.Progressing(meta.ProgressingReason, listPatience, fmt.Errorf("Reading the live objects of revision %s", s.obj.Status.LastAppliedRevision))
+		return phase.Quietly(listPatience, errors.New("the live objects are not listed yet"))
 	}
 	return nil
 }

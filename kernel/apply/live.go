@@ -3,6 +3,7 @@ package apply
 import (
 	"crypto/sha256"
 	"encoding/hex"
+	"encoding/json"
 	"slices"
 	"strconv"
 	"strings"
@@ -91,8 +92,7 @@ func (w *Watcher) managers(l *Live, entries []metav1.ManagedFieldsEntry) {
 		}
 		if f.Manager == w.manager && f.Operation == metav1.ManagedFieldsOperationApply {
 			if f.FieldsV1 != nil {
-				sum := sha256.Sum256(f.FieldsV1.Raw)
-				l.Fields = hex.EncodeToString(sum[:8])
+				l.Fields = digestFields(f.FieldsV1.Raw)
 			}
 			continue
 		}
@@ -104,6 +104,18 @@ func (w *Watcher) managers(l *Live, entries []metav1.ManagedFieldsEntry) {
 			l.Others = append(l.Others, f.Manager)
 		}
 	}
+}
+
+// digestFields does not depend on the order in which the fields were encoded.
+func digestFields(raw []byte) string {
+	var set map[string]any
+	if json.Unmarshal(raw, &set) == nil {
+		if sorted, err := json.Marshal(set); err == nil {
+			raw = sorted
+		}
+	}
+	sum := sha256.Sum256(raw)
+	return hex.EncodeToString(sum[:8])
 }
 
 // Judge computes the health of objects; kinds that it does not know are left

@@ -272,9 +272,9 @@ func (w *Watcher) Undisturbed(owner types.NamespacedName) bool {
 // changed takes in an event and wakes whom it concerns.
 func (w *Watcher) changed(s *scope, id ID, o metav1.Object, full *unstructured.Unstructured) {
 	w.mu.Lock()
-	if olderThan(o.GetResourceVersion(), s.live[id].ResourceVersion) {
+	if seen := s.live[id].ResourceVersion; seen == o.GetResourceVersion() || olderThan(o.GetResourceVersion(), seen) {
 		w.mu.Unlock()
-		return
+		return // it came with the answer to our own write
 	}
 	var judge Judge
 	for _, owner := range w.concerned(s, id, w.ownerOf(o)) {

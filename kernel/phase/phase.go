@@ -43,6 +43,8 @@ type Error struct {
 	// Progressing marks a wait for something under way rather than missing:
 	// Ready becomes Unknown instead of False.
 	Progressing bool
+	// Quiet parks without a word: conditions and events stay as they are.
+	Quiet bool
 }
 
 func (e *Error) Error() string { return e.Err.Error() }
@@ -61,6 +63,12 @@ func Waiting(reason string, after time.Duration, err error) error {
 // Progressing parks the object while work that it started goes on.
 func Progressing(reason string, after time.Duration, err error) error {
 	return &Error{Class: ClassWaiting, Reason: reason, Err: err, After: after, Progressing: true}
+}
+
+// Quietly parks the object for after at the longest, with its status untouched:
+// nothing is known yet that would be worth saying.
+func Quietly(after time.Duration, err error) error {
+	return &Error{Class: ClassWaiting, Err: err, After: after, Quiet: true}
 }
 
 // Transient is an error that is worth trying again with back-off.

@@ -127,6 +127,9 @@ func (r *Reconciler[T, S]) succeeded(ctx context.Context, before, obj T, s Succe
 }
 
 func (r *Reconciler[T, S]) failed(ctx context.Context, before, obj T, scope *S, e *Error) (ctrl.Result, error) {
+	if e.Quiet {
+		return ctrl.Result{RequeueAfter: e.After}, nil
+	}
 	mark(obj, e)
 	if e.Class == ClassStalled {
 		*r.Status(obj).ObservedGeneration = obj.GetGeneration()
