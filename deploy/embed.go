@@ -23,6 +23,8 @@ const (
 	// ChartExtension runs the controllers; namespace flux-system. Its CRDs are
 	// not in it: see CRDs.
 	ChartExtension = "extension"
+	// ChartHub runs the hub itself, in any cluster and namespace.
+	ChartHub = "hub"
 )
 
 // Chart returns the directory of a chart.
