@@ -48,7 +48,7 @@ func (s *session) childList(collection, short string, columns []column) *cobra.C
 			return s.list(cmd, all, columns)
 		},
 	}
-	t.flags(cmd)
+	t.flags(s, cmd)
 	return cmd
 }
 
@@ -82,7 +82,7 @@ func (s *session) childShow(what, short string, id identify, columns []column) *
 			return s.show(cmd, o, columns)
 		},
 	}
-	t.flags(cmd)
+	t.flags(s, cmd)
 	nameFlag(cmd, &name, what)
 	return cmd
 }
@@ -116,7 +116,7 @@ func (s *session) childDelete(what, short string, id identify) *cobra.Command {
 			return err
 		},
 	}
-	t.flags(cmd)
+	t.flags(s, cmd)
 	nameFlag(cmd, &name, what)
 	f := cmd.Flags()
 	f.BoolVar(&force, "force", false, "remove the hub's record only, whatever the cluster does")

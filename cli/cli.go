@@ -1,7 +1,3 @@
-// Package cli is the user's command line, "headwater". Its commands and flags
-// are those of az for connectedk8s, k8s-extension and k8s-configuration, so that
-// who knows the one knows the other. Commands are constructors; each has its own
-// options.
 package cli
 
 import (
@@ -9,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -16,27 +13,56 @@ import (
 
 	"headwater.dev/api/arm"
 	"headwater.dev/client"
+	"headwater.dev/kernel/process"
 )
 
-// Run executes the command line args (without the program's name).
-func Run(ctx context.Context, version string, args []string, in io.Reader, out, complaints io.Writer) error {
-	root := NewCommand(version)
-	root.SetIn(in)
-	root.SetOut(out)
-	root.SetErr(complaints)
-	root.SetArgs(Words(args))
-	return explain(root.ExecuteContext(ctx))
+// Streams are what a command reads and writes. The result goes to Out; what is
+// said beside it, and errors, to Err.
+type Streams struct {
+	In       io.Reader
+	Out, Err io.Writer
 }
+
+// Exit codes of Run.
+const (
+	exitOK       = 0
+	exitFailure  = 1
+	exitNotFound = 3
+)
+
+// Run executes the command line args (without the program's name) in the
+// environment env and returns the exit code: 0, 3 when what was asked for does
+// not exist, or 1 for every other failure, which Err tells with the way out.
+func Run(ctx context.Context, args []string, streams Streams, env func(string) string) int {
+	root := newRoot(streams, env)
+	root.SetArgs(Words(args))
+	err := root.ExecuteContext(ctx)
+	if err == nil {
+		return exitOK
+	}
+	fmt.Fprintln(streams.Err, "error:", explain(err))
+	if client.IsNotFound(err) || errors.Is(err, errMissing) {
+		return exitNotFound
+	}
+	return exitFailure
+}
+
+// errMissing marks errors about parts of a resource that do not exist.
+var errMissing = errors.New("not found")
 
 // session is what all commands share.
 type session struct {
+	env          func(string) string
 	output       string
 	subscription string
 }
 
-// NewCommand is the whole command line.
-func NewCommand(version string) *cobra.Command {
-	s := &session{}
+// New is the whole command line in the environment of the process. Its
+// arguments are those that Words returns.
+func New(streams Streams) *cobra.Command { return newRoot(streams, os.Getenv) }
+
+func newRoot(streams Streams, env func(string) string) *cobra.Command {
+	s := &session{env: env}
 	root := &cobra.Command{
 		Use:   "headwater",
 		Short: "GitOps for fleets of Kubernetes clusters",
@@ -46,8 +72,11 @@ Log in with "headwater login", or set HEADWATER_HUB, HEADWATER_CA, AZURE_TENANT_
 AZURE_CLIENT_ID, AZURE_CLIENT_SECRET and AZURE_SUBSCRIPTION_ID. RESOURCE_GROUP is
 the default of --resource-group. A value that begins with @ is read from the file
 of that name, @- from standard input; give secrets that way.`,
-		Version: version, SilenceUsage: true, SilenceErrors: true,
+		Version: process.Version(), SilenceUsage: true, SilenceErrors: true,
 	}
+	root.SetIn(streams.In)
+	root.SetOut(streams.Out)
+	root.SetErr(streams.Err)
 	root.SetGlobalNormalizationFunc(func(_ *pflag.FlagSet, name string) pflag.NormalizedName {
 		return pflag.NormalizedName(canonicalFlag(name))
 	})
@@ -100,12 +129,9 @@ func groupOf(use, short string, commands ...*cobra.Command) *cobra.Command {
 
 // hub is the client for the profile of this session.
 func (s *session) hub() (*client.Client, error) {
-	p, err := loadProfile()
+	p, err := s.loadProfile()
 	if err != nil {
 		return nil, err
-	}
-	if s.subscription != "" {
-		p.SubscriptionID = s.subscription
 	}
 	return p.client()
 }
@@ -157,8 +183,8 @@ type target struct {
 }
 
 // flags adds -g, -c, -t and --cluster-resource-provider.
-func (t *target) flags(cmd *cobra.Command) {
-	groupFlag(cmd, &t.group)
+func (t *target) flags(s *session, cmd *cobra.Command) {
+	groupFlag(s, cmd, &t.group)
 	f := cmd.Flags()
 	f.StringVarP(&t.cluster, "cluster-name", "c", "", "name of the cluster (required)")
 	f.StringVarP(&t.kind, "cluster-type", "t", "connectedClusters", "connectedClusters, managedClusters or provisionedClusters")
@@ -197,8 +223,8 @@ func either(a, b string) string {
 	return b
 }
 
-func groupFlag(cmd *cobra.Command, group *string) {
-	cmd.Flags().StringVarP(group, "resource-group", "g", environment("RESOURCE_GROUP"), "resource group (default $RESOURCE_GROUP)")
+func groupFlag(s *session, cmd *cobra.Command, group *string) {
+	cmd.Flags().StringVarP(group, "resource-group", "g", s.env("RESOURCE_GROUP"), "resource group (default $RESOURCE_GROUP)")
 }
 
 func required(cmd *cobra.Command, names ...string) {

@@ -28,8 +28,8 @@ type member struct {
 	kubeconfig, context string
 }
 
-func (m *member) flags(cmd *cobra.Command) {
-	groupFlag(cmd, &m.group)
+func (m *member) flags(s *session, cmd *cobra.Command) {
+	groupFlag(s, cmd, &m.group)
 	nameFlag(cmd, &m.name, "cluster")
 	cmd.Flags().StringVar(&m.kubeconfig, "kube-config", "", "kubeconfig file of the cluster (default $KUBECONFIG, then ~/.kube/config)")
 	cmd.Flags().StringVar(&m.context, "kube-context", "", "context of the kubeconfig (default its current one)")
@@ -82,7 +82,7 @@ func (s *session) clusterShow() *cobra.Command {
 		}
 		return s.show(cmd, o, clusterColumns())
 	}
-	groupFlag(cmd, &m.group)
+	groupFlag(s, cmd, &m.group)
 	nameFlag(cmd, &m.name, "cluster")
 	return cmd
 }
@@ -113,7 +113,7 @@ command only.`,
 			return s.runConnect(cmd, o)
 		},
 	}
-	o.member.flags(cmd)
+	o.member.flags(s, cmd)
 	f := cmd.Flags()
 	f.StringVarP(&o.location, "location", "l", "", "location of the cluster (default that of the resource group)")
 	f.StringVar(&o.distribution, "distribution", "auto", "distribution of Kubernetes")
@@ -171,7 +171,7 @@ func (s *session) runConnect(cmd *cobra.Command, o connectOptions) error {
 		return err
 	}
 	say(cmd, "installing the agent into namespace %s", agentNamespace)
-	profile, err := loadProfile()
+	profile, err := s.loadProfile()
 	if err != nil {
 		return err
 	}
@@ -261,7 +261,7 @@ running; to remove it, delete the configurations first.`,
 			return k.uninstall(cmd.Context())
 		},
 	}
-	m.flags(cmd)
+	m.flags(s, cmd)
 	cmd.Flags().BoolVar(&force, "force", false, "remove the hub's record also when the cluster cannot be reached")
 	cmd.Flags().BoolVarP(&yes, "yes", "y", false, "do not ask")
 	return cmd

@@ -71,7 +71,7 @@ func (s *session) deployedList() *cobra.Command {
 		}
 		return s.print(cmd, all, rows, deployedColumns())
 	}
-	t.flags(cmd)
+	t.flags(s, cmd)
 	nameFlag(cmd, &config, "configuration")
 	return cmd
 }
@@ -90,10 +90,10 @@ func (s *session) deployedShow() *cobra.Command {
 				return s.print(cmd, status, []object{row(status)}, deployedColumns())
 			}
 		}
-		return fmt.Errorf("the configuration %s reports no %s %s/%s: \"headwater k8s-configuration flux deployed-object list\" shows what it reports",
-			config, kind, namespace, name)
+		return fmt.Errorf("%w: the configuration %s reports no %s %s/%s: \"headwater k8s-configuration flux deployed-object list\" shows what it reports",
+			errMissing, config, kind, namespace, name)
 	}
-	t.flags(cmd)
+	t.flags(s, cmd)
 	nameFlag(cmd, &config, "configuration")
 	f := cmd.Flags()
 	f.StringVar(&name, "object-name", "", "name of the object (required)")

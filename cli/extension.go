@@ -42,7 +42,7 @@ func (s *session) extensionPut(update bool) *cobra.Command {
 		cmd.Use, cmd.Short = "update", "Change an extension"
 	}
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error { return s.runExtension(cmd, o, update) }
-	o.target.flags(cmd)
+	o.target.flags(s, cmd)
 	nameFlag(cmd, &o.name, "extension")
 	f := cmd.Flags()
 	f.BoolVar(&o.autoUpgrade, "auto-upgrade-minor-version", true, "upgrade to new minor versions")

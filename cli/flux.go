@@ -45,7 +45,7 @@ func (s *session) fluxPut(update bool) *cobra.Command {
 		cmd.Use, cmd.Short, cmd.Example = "update", "Change a configuration", ""
 	}
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error { return s.runFlux(cmd, o, update) }
-	o.target.flags(cmd)
+	o.target.flags(s, cmd)
 	nameFlag(cmd, &o.name, "configuration")
 	o.source.flags(cmd)
 	f := cmd.Flags()

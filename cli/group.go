@@ -43,7 +43,7 @@ func (s *session) groupCreate() *cobra.Command {
 			return s.show(cmd, p.Accepted(), groupColumns())
 		},
 	}
-	cmd.Flags().StringVarP(&name, "name", "n", environment("RESOURCE_GROUP"), "name of the resource group (default $RESOURCE_GROUP)")
+	cmd.Flags().StringVarP(&name, "name", "n", s.env("RESOURCE_GROUP"), "name of the resource group (default $RESOURCE_GROUP)")
 	cmd.Flags().StringVarP(&location, "location", "l", "local", "location of the resource group")
 	cmd.Flags().StringArrayVar(&tags, "tags", nil, "KEY=VALUE words")
 	return cmd

@@ -124,8 +124,8 @@ type one struct {
 	config, name string
 }
 
-func (o *one) flags(cmd *cobra.Command, named bool) {
-	o.target.flags(cmd)
+func (o *one) flags(s *session, cmd *cobra.Command, named bool) {
+	o.target.flags(s, cmd)
 	nameFlag(cmd, &o.config, "configuration")
 	if named {
 		cmd.Flags().StringVarP(&o.name, "kustomization-name", "k", "", "name of the kustomization (required)")
@@ -144,7 +144,7 @@ func (s *session) read(cmd *cobra.Command, o one) (*client.Client, string, objec
 }
 
 func (o one) missing() error {
-	return fmt.Errorf("the configuration %s has no kustomization %s: \"headwater k8s-configuration flux kustomization list\" shows which it has", o.config, o.name)
+	return fmt.Errorf("%w: the configuration %s has no kustomization %s: \"headwater k8s-configuration flux kustomization list\" shows which it has", errMissing, o.config, o.name)
 }
 
 func (s *session) patchKustomization(cmd *cobra.Command, c *client.Client, id string, k object, noWait bool) error {
@@ -159,7 +159,7 @@ func (s *session) kustomizationPut(update bool) *cobra.Command {
 	if update {
 		cmd.Use, cmd.Short = "update", "Change a kustomization of a configuration"
 	}
-	o.flags(cmd, true)
+	o.flags(s, cmd, true)
 	f := cmd.Flags()
 	f.String("path", "", "path in the source")
 	f.String("dependencies", "", "kustomizations that must be ready first: a,b (also --depends-on)")
@@ -217,7 +217,7 @@ func (s *session) kustomizationDelete() *cobra.Command {
 		}
 		return s.patchKustomization(cmd, c, id, object{o.name: nil}, noWait)
 	}
-	o.flags(cmd, true)
+	o.flags(s, cmd, true)
 	cmd.Flags().BoolVarP(&yes, "yes", "y", false, "do not ask")
 	cmd.Flags().BoolVar(&noWait, "no-wait", false, "do not wait until the cluster has taken it")
 	return cmd
@@ -240,7 +240,7 @@ func (s *session) kustomizationList() *cobra.Command {
 		slices.SortFunc(rows, func(a, b object) int { return strings.Compare(cell(a, "name"), cell(b, "name")) })
 		return s.print(cmd, all, rows, kustomizationColumns())
 	}
-	o.flags(cmd, false)
+	o.flags(s, cmd, false)
 	return cmd
 }
 
@@ -258,6 +258,6 @@ func (s *session) kustomizationShow() *cobra.Command {
 		}
 		return s.print(cmd, object{o.name: k}, []object{k}, kustomizationColumns())
 	}
-	o.flags(cmd, true)
+	o.flags(s, cmd, true)
 	return cmd
 }

@@ -42,21 +42,24 @@ AZURE_CLIENT_SECRET and AZURE_SUBSCRIPTION_ID.`,
 		},
 	}
 	f := cmd.Flags()
-	f.StringVar(&p.Hub, "hub", environment("HEADWATER_HUB"), "address of the hub, https://host[:port]")
-	f.StringVar(&ca, "ca", environment("HEADWATER_CA"), "PEM file with the hub's certificate authority")
-	f.StringVarP(&p.ClientID, "username", "u", environment("AZURE_CLIENT_ID"), "client id of the service principal")
+	f.StringVar(&p.Hub, "hub", s.env("HEADWATER_HUB"), "address of the hub, https://host[:port]")
+	f.StringVar(&ca, "ca", s.env("HEADWATER_CA"), "PEM file with the hub's certificate authority")
+	f.StringVarP(&p.ClientID, "username", "u", s.env("AZURE_CLIENT_ID"), "client id of the service principal")
 	f.StringVarP(&p.ClientSecret, "password", "p", "", "its secret, or @file (default $AZURE_CLIENT_SECRET)")
-	f.StringVar(&p.TenantID, "tenant", environment("AZURE_TENANT_ID"), "tenant id")
+	f.StringVar(&p.TenantID, "tenant", s.env("AZURE_TENANT_ID"), "tenant id")
 	f.Bool("service-principal", true, "log in as a service principal; there is no other way yet")
 	return cmd
 }
 
 func (s *session) tryLogin(cmd *cobra.Command, p profile) error {
 	if p.ClientSecret == "" {
-		p.ClientSecret = environment("AZURE_CLIENT_SECRET")
+		p.ClientSecret = s.env("AZURE_CLIENT_SECRET")
 	}
 	if p.Hub == "" {
 		return errors.New("which hub? give --hub https://host[:port]")
+	}
+	if err := p.complete(); err != nil {
+		return err
 	}
 	c, err := p.client()
 	if err != nil {
@@ -66,7 +69,7 @@ func (s *session) tryLogin(cmd *cobra.Command, p profile) error {
 	if err != nil {
 		return err
 	}
-	p.SubscriptionID = either(s.subscription, environment("AZURE_SUBSCRIPTION_ID"))
+	p.SubscriptionID = either(s.subscription, s.env("AZURE_SUBSCRIPTION_ID"))
 	for _, o := range all {
 		if id, ok := o["subscriptionId"].(string); ok && p.SubscriptionID == "" {
 			p.SubscriptionID = id
@@ -75,7 +78,7 @@ func (s *session) tryLogin(cmd *cobra.Command, p profile) error {
 	if p.SubscriptionID == "" {
 		return errors.New("the service principal sees no subscription: ask an owner of one for a role")
 	}
-	if err := p.save(); err != nil {
+	if err := s.save(p); err != nil {
 		return err
 	}
 	return s.list(cmd, all, subscriptionColumns())
@@ -89,7 +92,7 @@ func (s *session) logout() *cobra.Command {
 	return &cobra.Command{
 		Use: "logout", Short: "Forget the login", Args: cobra.NoArgs,
 		RunE: func(*cobra.Command, []string) error {
-			path, err := profilePath()
+			path, err := s.profilePath()
 			if err != nil {
 				return err
 			}

@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"strings"
 
 	"headwater.dev/client"
 )
@@ -21,11 +22,9 @@ type profile struct {
 	SubscriptionID string `json:"subscriptionId"`
 }
 
-func environment(name string) string { return os.Getenv(name) }
-
 // profilePath is where the login is kept.
-func profilePath() (string, error) {
-	if dir := environment("HEADWATER_CONFIG_DIR"); dir != "" {
+func (s *session) profilePath() (string, error) {
+	if dir := s.env("HEADWATER_CONFIG_DIR"); dir != "" {
 		return filepath.Join(dir, "profile.json"), nil
 	}
 	dir, err := os.UserConfigDir()
@@ -35,35 +34,57 @@ func profilePath() (string, error) {
 	return filepath.Join(dir, "headwater", "profile.json"), nil
 }
 
-// loadProfile reads the login; variables of the environment win over it.
-func loadProfile() (profile, error) {
-	p, err := savedProfile()
+// loadProfile reads the login; variables of the environment win over it. The
+// secret and the authority of a login are for its own hub: a variable that names
+// another one has to come with those, too.
+func (s *session) loadProfile() (profile, error) {
+	p, err := s.savedProfile()
 	if err != nil {
 		return p, err
 	}
-	for name, field := range map[string]*string{"HEADWATER_HUB": &p.Hub, "AZURE_TENANT_ID": &p.TenantID, "AZURE_CLIENT_ID": &p.ClientID,
+	if hub := strings.TrimSuffix(s.env("HEADWATER_HUB"), "/"); hub != "" && hub != strings.TrimSuffix(p.Hub, "/") {
+		p = profile{Hub: hub}
+	}
+	if id := s.env("AZURE_CLIENT_ID"); id != "" && id != p.ClientID {
+		p.ClientSecret = ""
+	}
+	for name, field := range map[string]*string{"AZURE_TENANT_ID": &p.TenantID, "AZURE_CLIENT_ID": &p.ClientID,
 		"AZURE_CLIENT_SECRET": &p.ClientSecret, "AZURE_SUBSCRIPTION_ID": &p.SubscriptionID} {
-		if v := environment(name); v != "" {
+		if v := s.env(name); v != "" {
 			*field = v
 		}
 	}
-	if file := environment("HEADWATER_CA"); file != "" {
+	if file := s.env("HEADWATER_CA"); file != "" {
 		pem, err := os.ReadFile(file)
 		if err != nil {
 			return p, fmt.Errorf("read HEADWATER_CA: %w", err)
 		}
 		p.CA = string(pem)
 	}
-	if p.Hub == "" {
-		return p, errors.New("not logged in: use \"headwater login\", or set HEADWATER_HUB, HEADWATER_CA and AZURE_TENANT_ID, " +
-			"AZURE_CLIENT_ID, AZURE_CLIENT_SECRET, AZURE_SUBSCRIPTION_ID")
+	if s.subscription != "" {
+		p.SubscriptionID = s.subscription
 	}
-	return p, nil
+	return p, p.complete()
 }
 
-func savedProfile() (profile, error) {
+// complete is an error when something is missing to speak to the hub.
+func (p profile) complete() error {
+	if p.Hub == "" {
+		return errors.New("not logged in: use \"headwater login\", or set HEADWATER_HUB, HEADWATER_CA and AZURE_TENANT_ID, " +
+			"AZURE_CLIENT_ID, AZURE_CLIENT_SECRET, AZURE_SUBSCRIPTION_ID")
+	}
+	for _, v := range []struct{ value, name, flag string }{{p.TenantID, "AZURE_TENANT_ID", "--tenant"},
+		{p.ClientID, "AZURE_CLIENT_ID", "-u"}, {p.ClientSecret, "AZURE_CLIENT_SECRET", "-p"}} {
+		if v.value == "" {
+			return fmt.Errorf("no credentials for %s: %s is not set; set it, or use \"headwater login\" with %s", p.Hub, v.name, v.flag)
+		}
+	}
+	return nil
+}
+
+func (s *session) savedProfile() (profile, error) {
 	var p profile
-	path, err := profilePath()
+	path, err := s.profilePath()
 	if err != nil {
 		return p, nil // no home: the environment has to do
 	}
@@ -81,8 +102,8 @@ func savedProfile() (profile, error) {
 }
 
 // save keeps the login, readable by its owner only.
-func (p profile) save() error {
-	path, err := profilePath()
+func (s *session) save(p profile) error {
+	path, err := s.profilePath()
 	if err != nil {
 		return err
 	}

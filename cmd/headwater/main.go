@@ -2,7 +2,6 @@
 package main
 
 import (
-	"fmt"
 	"os"
 
 	"headwater.dev/cli"
@@ -10,8 +9,6 @@ import (
 )
 
 func main() {
-	if err := cli.Run(process.Context(), process.Version(), os.Args[1:], os.Stdin, os.Stdout, os.Stderr); err != nil {
-		fmt.Fprintln(os.Stderr, "error:", err)
-		os.Exit(1)
-	}
+	streams := cli.Streams{In: os.Stdin, Out: os.Stdout, Err: os.Stderr}
+	os.Exit(cli.Run(process.Context(), os.Args[1:], streams, os.Getenv))
 }
