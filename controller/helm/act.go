@@ -296,6 +296,9 @@ func (l *loop) test(ctx context.Context, s *scope) error {
 	if err == nil {
 		message := fmt.Sprintf("Helm test succeeded for release %s: %d test hook(s) completed successfully", describeSnapshot(last), len(hooks))
 		conditions.MarkTrue(hr, v2.TestSuccessCondition, v2.TestSucceededReason, "%s", message)
+		if e := s.event; e != nil {
+			l.tell(ctx, s, e.Severity, e.Reason, e.Message)
+		}
 		s.event = &event.Event{Severity: event.Info, Reason: v2.TestSucceededReason, Message: message, Metadata: l.metadata(s)}
 		return nil
 	}

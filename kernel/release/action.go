@@ -149,6 +149,7 @@ func (c *Client) Uninstall(ctx context.Context, req Request, how Removal) (*Rele
 	if err != nil {
 		return nil, err
 	}
+	k.lenient = true
 	a := action.NewUninstall(cfg)
 	a.DisableHooks = how.DisableHooks
 	a.KeepHistory = how.KeepHistory

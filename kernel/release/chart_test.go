@@ -153,3 +153,19 @@ func TestChartCRDsRefusesOtherKinds(t *testing.T) {
 		t.Errorf("got %v, want %v that names the object", err, errNotACRD)
 	}
 }
+
+// FuzzLoadReader: foreign bytes give a chart or an error, never a panic, and a
+// chart that was loaded has a name.
+func FuzzLoadReader(f *testing.F) {
+	t := &testing.T{}
+	sub := string(pack(t, entry{name: "sub/Chart.yaml", data: minimalChart}))
+	f.Add(pack(t, entry{name: "mini/Chart.yaml", data: minimalChart}, entry{name: "mini/charts/sub.tgz", data: sub}))
+	f.Add(pack(t, entry{name: "mini\\Chart.yaml", data: minimalChart}, entry{name: "C:/x", data: "x"}))
+	f.Add([]byte("not an archive"))
+	f.Fuzz(func(t *testing.T, data []byte) {
+		c, err := LoadReader(bytes.NewReader(data))
+		if err == nil && c.Name() == "" {
+			t.Error("a chart without a name was loaded")
+		}
+	})
+}

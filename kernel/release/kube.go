@@ -1,6 +1,7 @@
 package release
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"slices"
@@ -8,18 +9,21 @@ import (
 	"helm.sh/helm/v4/pkg/kube"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	utilerrors "k8s.io/apimachinery/pkg/util/errors"
 	"k8s.io/cli-runtime/pkg/resource"
 )
 
-// kubeClient is Helm's own client with three differences: it asks nobody
+// kubeClient is Helm's own client with four differences: it asks nobody
 // whether the cluster is reachable (the first request tells), it follows
-// Options.DisableOpenAPIValidation on writes, and it remembers why deletions
-// failed, which Helm itself only logs.
+// Options.DisableOpenAPIValidation on writes, removals pass over kinds that no
+// longer exist, and it remembers why deletions failed, which Helm only logs.
 type kubeClient struct {
 	*kube.Client
 	fields kube.FieldValidationDirective
 	// force takes over fields of others when creating by server-side apply.
-	force     bool
+	force bool
+	// lenient leaves out objects whose kind is gone.
+	lenient   bool
 	deletions []error
 }
 
@@ -68,14 +72,28 @@ func (k *kubeClient) Delete(rs kube.ResourceList, policy metav1.DeletionPropagat
 	return done, nil
 }
 
-// Build tolerates manifests whose kinds no longer exist when nothing is
-// validated (an uninstall must not fail because a CRD has gone before).
+// Build reads manifests. A removal must not fail because a kind has gone before
+// its objects, which are gone with it.
 func (k *kubeClient) Build(r io.Reader, validate bool) (kube.ResourceList, error) {
 	rs, err := k.Client.Build(r, validate)
-	if err != nil && !validate && len(rs) > 0 && meta.IsNoMatchError(err) {
+	if err != nil && k.lenient && onlyNoMatch(err) {
 		return rs, nil
 	}
 	return rs, err
+}
+
+// onlyNoMatch reports whether all that went wrong is that kinds are missing.
+func onlyNoMatch(err error) bool {
+	var all utilerrors.Aggregate
+	if !errors.As(err, &all) {
+		return meta.IsNoMatchError(err)
+	}
+	for _, e := range all.Errors() {
+		if !meta.IsNoMatchError(e) {
+			return false
+		}
+	}
+	return true
 }
 
 func describe(r *resource.Info) string {

@@ -3,8 +3,10 @@ package release
 import (
 	"context"
 	"errors"
+	"os"
 	"strings"
 	"testing"
+	"testing/fstest"
 	"time"
 
 	"helm.sh/helm/v4/pkg/release/common"
@@ -12,6 +14,7 @@ import (
 	rbacv1 "k8s.io/api/rbac/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 
@@ -239,4 +242,58 @@ func TestCreateNamespaceAndCRDs(t *testing.T) {
 	if _, err := w.client.Upgrade(ctx, req); err != nil {
 		t.Errorf("replace CRDs: %v", err)
 	}
+}
+
+// A kind may vanish before the objects of it: the CRD of a chart that was
+// removed by hand, or by another release.
+func TestUninstallWithoutTheKind(t *testing.T) {
+	w, ctx := newWorld(t), t.Context()
+	crd := strings.ReplaceAll(readFile(t, "testdata/chart/crds/greetings.yaml"), "release.test", "vanishing.test")
+	load := func() *Chart {
+		chart, err := LoadFS(fstest.MapFS{
+			"Chart.yaml":          {Data: []byte(minimalChart)},
+			"crds/greetings.yaml": {Data: []byte(crd)},
+			"templates/all.yaml": {Data: []byte("apiVersion: vanishing.test/v1\nkind: Greeting\nmetadata: {name: one}\n---\n" +
+				"apiVersion: v1\nkind: ConfigMap\nmetadata: {name: two}\n")},
+		}, ".")
+		if err != nil {
+			t.Fatal(err)
+		}
+		return chart
+	}
+	req := Request{Name: "mini", Namespace: w.ns, Chart: load()}
+	if _, err := w.client.Install(ctx, req); err != nil {
+		t.Fatal(err)
+	}
+	crds := w.client.conn.Dynamic.Resource(schema.GroupVersionResource{Group: "apiextensions.k8s.io", Version: "v1", Resource: "customresourcedefinitions"})
+	if err := crds.Delete(ctx, "greetings.vanishing.test", metav1.DeleteOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	kubetest.Eventually(t, 20*time.Second, func() error {
+		rs, err := w.client.discovery.ServerResourcesForGroupVersion("vanishing.test/v1")
+		if err == nil && len(rs.APIResources) > 0 {
+			return errors.New("the kind is still served")
+		}
+		return nil
+	})
+	fresh, err := NewForConfig(w.client.conn.Config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := fresh.Uninstall(ctx, req, Removal{}); err != nil {
+		t.Fatalf("uninstall: %v", err)
+	}
+	_, err = w.admin.CoreV1().ConfigMaps(w.ns).Get(ctx, "two", metav1.GetOptions{})
+	if !apierrors.IsNotFound(err) {
+		t.Errorf("the other object is still there: %v", err)
+	}
+}
+
+func readFile(t *testing.T, name string) string {
+	t.Helper()
+	data, err := os.ReadFile(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(data)
 }
