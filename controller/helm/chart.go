@@ -89,7 +89,10 @@ func (l *loop) bringChart(ctx context.Context, s *scope) error {
 	if client.IgnoreNotFound(err) != nil {
 		return fmt.Errorf("read HelmChart '%s': %w", src.key, err)
 	}
-	if err != nil || !upToDate(&live, want) {
+	// What is no longer named in the template's metadata is only found by
+	// applying it, once for each generation.
+	renamed := hr.Spec.Chart.ObjectMeta != nil && hr.Status.LastAttemptedGeneration != hr.Generation
+	if err != nil || renamed || !upToDate(&live, want) {
 		if err := l.applyChart(ctx, want); err != nil {
 			return fmt.Errorf("apply HelmChart '%s': %w", src.key, err)
 		}

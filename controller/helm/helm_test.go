@@ -12,6 +12,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -28,6 +29,7 @@ import (
 	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/rest"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"headwater.dev/dev/kubetest"
@@ -36,7 +38,10 @@ import (
 	"headwater.dev/kernel/release"
 )
 
-const patience = 20 * time.Second
+const (
+	patience  = 20 * time.Second
+	loopAgent = "helm-loop-under-test"
+)
 
 func TestMain(m *testing.M) { kubetest.Main(m) }
 
@@ -76,7 +81,9 @@ func newWorld(t *testing.T) world {
 			NoCrossNamespaceRefs: true, DefaultServiceAccount: "flux-applier", Concurrent: 4,
 			RequeueDependency: time.Hour, MinRetryDelay: 50 * time.Millisecond, MaxRetryDelay: time.Second, StoragePath: dir,
 		}
-		if running.host, running.err = host.New(cluster.Config, o); running.err != nil {
+		conf := rest.CopyConfig(cluster.Config)
+		conf.UserAgent = loopAgent
+		if running.host, running.err = host.New(conf, o); running.err != nil {
 			return
 		}
 		if running.err = Setup(context.Background(), running.host); running.err != nil {
@@ -291,6 +298,7 @@ func TestLifeOfAHelmRelease(t *testing.T) {
 		}
 		return nil
 	})
+	w.onlyTheTenant("system:serviceaccount:" + w.ns + ":flux-applier")
 }
 
 // decodeRelease and encodeRelease read and write releases as Helm stores them.
@@ -354,27 +362,63 @@ func (w world) deleteStorage(name string) {
 	}
 }
 
-// requestsAs counts the requests made by impersonating a user so far.
-func requestsAs(t *testing.T, user string) int {
+// request is what the audit log says of one.
+type request struct {
+	Verb, UserAgent  string
+	ImpersonatedUser struct{ Username string }
+	ObjectRef        struct{ Namespace, Resource string }
+}
+
+// requests are those that the API server has answered so far.
+func requests(t *testing.T) []request {
 	t.Helper()
 	f, err := os.Open(kubetest.Start(t).AuditLog())
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer f.Close()
-	n := 0
+	var all []request
 	lines := bufio.NewScanner(f)
 	lines.Buffer(nil, 16<<20)
 	for lines.Scan() {
-		var e struct {
-			Verb             string
-			ImpersonatedUser struct{ Username string }
+		var r request
+		if json.Unmarshal(lines.Bytes(), &r) == nil {
+			all = append(all, r)
 		}
-		if json.Unmarshal(lines.Bytes(), &e) == nil && e.ImpersonatedUser.Username == user && e.Verb != "watch" {
+	}
+	return all
+}
+
+// requestsAs counts the requests made in the name of a user so far.
+func requestsAs(t *testing.T, user string) int {
+	t.Helper()
+	n := 0
+	for _, r := range requests(t) {
+		if r.ImpersonatedUser.Username == user && r.Verb != "watch" {
 			n++
 		}
 	}
 	return n
+}
+
+// onlyTheTenant checks that the loop touched nothing in the namespace in its
+// own name but its own kinds and events.
+func (w world) onlyTheTenant(tenant string) {
+	w.t.Helper()
+	own := []string{"helmreleases", "helmcharts", "ocirepositories", "events"}
+	seen := 0
+	for _, r := range requests(w.t) {
+		if r.UserAgent != loopAgent || r.ObjectRef.Namespace != w.ns || slices.Contains(own, r.ObjectRef.Resource) {
+			continue
+		}
+		seen++
+		if r.ImpersonatedUser.Username != tenant {
+			w.t.Errorf("%s %s as %q, not as %s", r.Verb, r.ObjectRef.Resource, r.ImpersonatedUser.Username, tenant)
+		}
+	}
+	if seen == 0 {
+		w.t.Error("the audit log shows no request of the loop")
+	}
 }
 
 func TestCrossNamespaceSourceIsRefused(t *testing.T) {
