@@ -82,6 +82,7 @@ type Manager struct {
 	// The rest belongs to the goroutine of Run.
 	reported map[string]link.Observed
 	begun    map[string]begun
+	verified map[string]seen
 }
 
 // begun is when a generation of an item began to differ from what is there.
@@ -98,7 +99,7 @@ func New(c Config) (*Manager, error) {
 	if c.Deadline == 0 {
 		c.Deadline = 5 * time.Minute
 	}
-	m := &Manager{config: c, wake: make(chan struct{}, 1), reported: map[string]link.Observed{}, begun: map[string]begun{}}
+	m := &Manager{config: c, wake: make(chan struct{}, 1), reported: map[string]link.Observed{}, begun: map[string]begun{}, verified: map[string]seen{}}
 	var err error
 	if m.kube, err = kubernetes.NewForConfig(c.REST); err != nil {
 		return nil, fmt.Errorf("make client: %w", err)

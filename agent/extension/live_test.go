@@ -21,6 +21,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/dynamic"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
@@ -238,6 +239,7 @@ func TestLife(t *testing.T) {
 		w.await(4, installedAt(4))
 		w.heal(t)
 	})
+	t.Run("what is changed is put back", w.drifts)
 	t.Run("an interrupted upgrade is taken over", w.interrupted)
 	t.Run("why it does not start is told", w.unschedulable)
 	t.Run("it goes last", w.goes)
@@ -265,6 +267,36 @@ func (w *world) heal(t *testing.T) {
 		list, err := kube.CoreV1().Secrets(Namespace).List(ctx, records)
 		if err == nil && (len(list.Items) != 1 || list.Items[0].Labels["status"] != "deployed") {
 			err = fmt.Errorf("%d records", len(list.Items))
+		}
+		return err
+	})
+}
+
+// drifts stops the controllers and takes away a right of theirs.
+func (w *world) drifts(t *testing.T) {
+	ctx := t.Context()
+	kube := w.cluster.Client
+	role, err := kube.RbacV1().ClusterRoles().Get(ctx, deployment, metav1.GetOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	rules := len(role.Rules)
+	role.Rules = role.Rules[1:]
+	if _, err := kube.RbacV1().ClusterRoles().Update(ctx, role, metav1.UpdateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	stop := []byte(`{"spec":{"replicas":0}}`)
+	if _, err := kube.AppsV1().Deployments(Namespace).Patch(ctx, deployment, types.MergePatchType, stop, metav1.PatchOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	kubetest.Eventually(t, time.Minute, func() error {
+		role, err := kube.RbacV1().ClusterRoles().Get(ctx, deployment, metav1.GetOptions{})
+		if err != nil {
+			return err
+		}
+		d, err := kube.AppsV1().Deployments(Namespace).Get(ctx, deployment, metav1.GetOptions{})
+		if err == nil && (len(role.Rules) != rules || !isAvailable(d)) {
+			err = fmt.Errorf("%d rules, Deployment %+v", len(role.Rules), d.Status)
 		}
 		return err
 	})

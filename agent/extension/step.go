@@ -3,7 +3,6 @@ package extension
 import (
 	"cmp"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"slices"
@@ -12,7 +11,6 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/runtime/schema"
 
 	"headwater.dev/api/link"
 	"headwater.dev/api/resource"
@@ -128,7 +126,11 @@ func (m *Manager) install(ctx context.Context, item link.Item, state *observatio
 		return err
 	}
 	state.protected = item.ProtectedVersion
-	values, warnings, err := m.values(ctx, item)
+	chart, digest, err := loadChart(m.config.Version)
+	if err != nil {
+		return err
+	}
+	values, warnings, err := m.values(ctx, item, chart)
 	if err != nil {
 		return err
 	}
@@ -136,17 +138,19 @@ func (m *Manager) install(ctx context.Context, item link.Item, state *observatio
 	if err := m.ensureKinds(ctx); err != nil {
 		return err
 	}
-	chart, digest, err := loadChart(m.config.Version)
-	if err != nil {
-		return err
-	}
 	last, err := m.releases.Last(ctx, releaseName, Namespace)
 	if err != nil && !errors.Is(err, release.ErrNotFound) {
 		return err
 	}
-	if err == nil && m.upToDate(ctx, last, values, digest) {
-		state.release, state.installed = last, versionOf(last)
-		return nil
+	if err == nil {
+		good, err := m.upToDate(ctx, last, values, digest)
+		if err != nil {
+			return err
+		}
+		if good {
+			state.release, state.installed = last, versionOf(last)
+			return nil
+		}
 	}
 	m.config.Log.Info("applying the extension", "version", m.config.Version, "generation", item.Generation)
 	state.release, err = m.releases.Apply(ctx, release.Request{
@@ -160,7 +164,7 @@ func (m *Manager) install(ctx context.Context, item link.Item, state *observatio
 }
 
 // values are those of the settings, protected ones included, and the image.
-func (m *Manager) values(ctx context.Context, item link.Item) (map[string]any, []string, error) {
+func (m *Manager) values(ctx context.Context, item link.Item, chart *release.Chart) (map[string]any, []string, error) {
 	settings := map[string]string{}
 	for key, value := range item.Extension.ConfigurationSettings {
 		settings[key] = value
@@ -174,7 +178,8 @@ func (m *Manager) values(ctx context.Context, item link.Item) (map[string]any, [
 			settings[key] = value
 		}
 	}
-	values, warnings, err := Values(settings)
+	usual, _ := chart.Values["resources"].(map[string]any)
+	values, warnings, err := Values(settings, usual)
 	if err != nil {
 		return nil, nil, phase.Stalled("ValidationFailed", err)
 	}
@@ -188,38 +193,6 @@ func (m *Manager) values(ctx context.Context, item link.Item) (map[string]any, [
 	}
 	values["image"] = image
 	return values, warnings, nil
-}
-
-// upToDate says whether the newest release is what is desired and all of its
-// objects are there.
-func (m *Manager) upToDate(ctx context.Context, last *release.Release, values map[string]any, digest string) bool {
-	have, _ := json.Marshal(last.Config)
-	want, _ := json.Marshal(values)
-	if last.Info.Status != "deployed" || last.Labels[chartLabel] != digest || string(have) != string(want) {
-		return false
-	}
-	objects, err := m.releases.Objects(last)
-	if err != nil {
-		return false
-	}
-	for _, o := range objects {
-		gvk := o.GroupVersionKind()
-		resource := schema.GroupVersionResource{Group: gvk.Group, Version: gvk.Version, Resource: plural(gvk.Kind)}
-		_, err := m.metadata.Resource(resource).Namespace(o.GetNamespace()).Get(ctx, o.GetName(), metav1.GetOptions{})
-		if apierrors.IsNotFound(err) {
-			m.config.Log.Info("an object of the extension has vanished", "kind", gvk.Kind, "name", o.GetName())
-			return false
-		}
-	}
-	return true
-}
-
-// plural is the resource of a kind of our chart.
-func plural(kind string) string {
-	if kind == "NetworkPolicy" {
-		return "networkpolicies"
-	}
-	return strings.ToLower(kind) + "s"
 }
 
 func (m *Manager) ensureNamespace(ctx context.Context) error {

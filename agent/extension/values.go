@@ -18,12 +18,14 @@ type reader func(v *values, controller, text string) error
 
 // values collects what settings ask of the one process that runs all loops.
 type values struct {
-	enabled     map[string]any
-	enforce     bool
-	logLevel    string
-	concurrent  int64
-	requeue     time.Duration
+	enabled    map[string]any
+	enforce    bool
+	logLevel   string
+	concurrent int64
+	requeue    time.Duration
+	// resources by kind (limits, requests) and name; asked counts who asked.
 	resources   map[string]map[string]resource.Quantity
+	asked       map[string]int
 	node, taint any
 }
 
@@ -40,13 +42,16 @@ func controllers() map[string]bool {
 // readers by the part of a key after the controller.
 func readers() map[string]reader {
 	quantity := func(kind, name string) reader {
-		return func(v *values, _, text string) error {
+		return func(v *values, controller, text string) error {
 			q, err := resource.ParseQuantity(text)
 			if err != nil || q.Sign() <= 0 {
 				return fmt.Errorf("%q is not an amount such as 512Mi or 500m", text)
 			}
 			if old, ok := v.resources[kind][name]; !ok || q.Cmp(old) > 0 {
 				v.resources[kind][name] = q
+			}
+			if !strings.HasPrefix(controller, "fluxconfig-") {
+				v.asked[kind+"."+name]++
 			}
 			return nil
 		}
@@ -66,10 +71,17 @@ func readers() map[string]reader {
 // Values turns configuration settings into the values of the chart. A setting
 // with an impossible value is an error that names it; one that has no effect
 // in this version is a warning.
-func Values(settings map[string]string) (chart map[string]any, warnings []string, err error) {
+//
+// All controllers run in one process. It gets the largest amount of a resource
+// and the most workers that any of them asks for, the shortest requeue, and
+// the most detailed log. An amount below the usual one counts only when the
+// source, the kustomize and the helm controller all ask for less: what one of
+// them can do without, another may need. Usual are the resources of the chart.
+func Values(settings map[string]string, usual map[string]any) (chart map[string]any, warnings []string, err error) {
 	v := &values{
 		enabled: map[string]any{}, enforce: true,
 		resources: map[string]map[string]resource.Quantity{"limits": {}, "requests": {}},
+		asked:     map[string]int{},
 	}
 	for _, key := range slices.Sorted(maps.Keys(settings)) {
 		warning, err := v.set(key, strings.TrimSpace(settings[key]))
@@ -80,7 +92,22 @@ func Values(settings map[string]string) (chart map[string]any, warnings []string
 			warnings = append(warnings, fmt.Sprintf("configuration setting %s %s", key, warning))
 		}
 	}
+	v.keepUsual(usual)
 	return v.chart(), warnings, nil
+}
+
+// keepUsual drops amounts below the usual that not all controllers agree on.
+func (v *values) keepUsual(usual map[string]any) {
+	for kind, amounts := range v.resources {
+		of, _ := usual[kind].(map[string]any)
+		for name, q := range amounts {
+			text, _ := of[name].(string)
+			least, err := resource.ParseQuantity(text)
+			if err == nil && q.Cmp(least) < 0 && v.asked[kind+"."+name] < 3 {
+				delete(amounts, name)
+			}
+		}
+	}
 }
 
 func (v *values) set(key, text string) (warning string, err error) {

@@ -12,6 +12,10 @@ import (
 	"headwater.dev/kernel/phase"
 )
 
+func usual() map[string]any {
+	return map[string]any{"limits": map[string]any{"memory": "1Gi"}, "requests": map[string]any{"memory": "64Mi", "cpu": "100m"}}
+}
+
 func TestValues(t *testing.T) {
 	enforced := map[string]any{"enforce": true}
 	cases := map[string]struct {
@@ -25,17 +29,27 @@ func TestValues(t *testing.T) {
 			why: "all loops are one process: the largest amount, the most workers and the most detailed log win",
 			in: map[string]string{
 				"multiTenancy.enforce": "False", "helm-controller.enabled": "false", "source-controller.enabled": "true",
-				"source-controller.resources.limits.memory": "2Gi", "helm-controller.resources.limits.memory": "512Mi", "kustomize-controller.resources.requests.cpu": "50m",
+				"source-controller.resources.limits.memory": "2Gi", "helm-controller.resources.limits.memory": "512Mi", "kustomize-controller.resources.requests.cpu": "200m",
 				"kustomize-controller.concurrent": "12", "helm-controller.concurrent": "4", "kustomize-controller.requeue-dependency": "5s",
 				"source-controller.log-level": "debug", "fluxconfig-agent.log-level": "error",
 				"nodeSelector": `{"pool":"system"}`, "tolerations": `[{"operator":"Exists"}]`,
 			},
 			want: map[string]any{
 				"multiTenancy": map[string]any{"enforce": false}, "helm-controller": map[string]any{"enabled": false}, "source-controller": map[string]any{"enabled": true},
-				"resources":  map[string]any{"limits": map[string]any{"memory": "2Gi"}, "requests": map[string]any{"cpu": "50m"}},
+				"resources":  map[string]any{"limits": map[string]any{"memory": "2Gi"}, "requests": map[string]any{"cpu": "200m"}},
 				"concurrent": float64(12), "requeueDependency": "5s", "logLevel": "debug",
 				"nodeSelector": map[string]any{"pool": "system"}, "tolerations": []any{map[string]any{"operator": "Exists"}},
 			},
+		},
+		"one asks for less": {
+			why:  "what one of them can do without, another may need",
+			in:   map[string]string{"helm-controller.resources.limits.memory": "512Mi", "fluxconfig-controller.resources.limits.memory": "150Mi", "source-controller.resources.limits.cpu": "1"},
+			want: map[string]any{"multiTenancy": enforced, "resources": map[string]any{"limits": map[string]any{"cpu": "1"}}},
+		},
+		"all ask for less": {
+			why:  "a small machine",
+			in:   map[string]string{"helm-controller.resources.limits.memory": "256Mi", "source-controller.resources.limits.memory": "300Mi", "kustomize-controller.resources.limits.memory": "200Mi"},
+			want: map[string]any{"multiTenancy": enforced, "resources": map[string]any{"limits": map[string]any{"memory": "300Mi"}}},
 		},
 		"not brought": {
 			why:      "what is off anyway may be turned off; turning on what is not there, and unknown keys, are warnings",
@@ -46,7 +60,7 @@ func TestValues(t *testing.T) {
 	}
 	for name, c := range cases {
 		t.Run(name, func(t *testing.T) {
-			got, warnings, err := Values(c.in)
+			got, warnings, err := Values(c.in, usual())
 			if err != nil || len(warnings) != c.warnings {
 				t.Fatalf("%s: warnings %q, error %v", c.why, warnings, err)
 			}
@@ -64,7 +78,7 @@ func TestValuesRefuseImpossibleSettings(t *testing.T) {
 		"source-controller.resources.limits.memory": "-1Gi", "tolerations": "{", "nodeSelector": "[1]",
 	} {
 		t.Run(key, func(t *testing.T) {
-			if _, _, err := Values(map[string]string{key: text}); err == nil || !strings.Contains(err.Error(), key) {
+			if _, _, err := Values(map[string]string{key: text}, nil); err == nil || !strings.Contains(err.Error(), key) {
 				t.Errorf("Values(%s=%s): %v", key, text, err)
 			}
 		})
