@@ -85,7 +85,7 @@ of that name, @- from standard input; give secrets that way.`,
 	if err := root.RegisterFlagCompletionFunc("output", cobra.FixedCompletions([]string{"json", "yaml", "table", "none"}, cobra.ShellCompDirectiveNoFileComp)); err != nil {
 		panic(err) // the flag is defined above
 	}
-	root.AddCommand(s.login(), s.logout(), s.account(), s.group(), s.connectedk8s(), s.extension(), s.configuration())
+	root.AddCommand(s.login(), s.logout(), s.account(), s.group(), s.connectedk8s(), s.extension(), s.configuration(), s.rest(), s.version())
 	return root
 }
 
@@ -116,8 +116,13 @@ func canonicalFlag(name string) string {
 		return "oci-layer-selector-operation"
 	case "depends", "depends-on":
 		return "dependencies"
+	case "uri":
+		return "url"
 	}
-	return strings.Replace(name, "service-principal-", "sp-", 1)
+	if short, ok := strings.CutPrefix(name, "service-principal-"); ok {
+		return "sp-" + strings.Replace(strings.Replace(short, "client-certificate", "client-cert", 1), "certificate-", "cert-", 1)
+	}
+	return name
 }
 
 // groupOf is a command that only holds others.
@@ -171,6 +176,8 @@ func advice(code string) string {
 		return "\nmake it with \"headwater group create -n NAME -l LOCATION\""
 	case arm.CodeForbidden:
 		return "\nask an owner of the scope for a role"
+	case arm.CodeNotFound:
+		return "\n\"headwater connectedk8s list\" and the list command of what you look for show what there is"
 	case arm.CodeAgentTimeout:
 		return "\n\"headwater connectedk8s show\" tells whether the cluster is connected"
 	}

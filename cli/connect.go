@@ -2,196 +2,225 @@ package cli
 
 import (
 	"context"
-	"crypto/rand"
-	"crypto/rsa"
-	"crypto/x509"
-	"encoding/base64"
-	"encoding/pem"
-	"errors"
 	"fmt"
 	"strings"
 	"time"
 
-	corev1 "k8s.io/api/core/v1"
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/client-go/kubernetes"
-	"k8s.io/client-go/rest"
-	"k8s.io/client-go/tools/clientcmd"
+	"github.com/spf13/cobra"
 
 	"headwater.dev/api/arm"
-	"headwater.dev/deploy"
-	"headwater.dev/kernel/process"
-	"headwater.dev/kernel/release"
+	"headwater.dev/api/resource"
+	"headwater.dev/client"
 )
 
 const (
-	agentNamespace = "headwater-system"
-	agentRelease   = "headwater-agent"
-	identityName   = "headwater-agent-identity"
-	identityBits   = 3072
-	// pendingFor is how old an interrupted installation of the agent is before
-	// it is taken over.
-	pendingFor = time.Minute
+	// connectPoll is the time between two looks at whether the agent is there.
+	connectPoll = 500 * time.Millisecond
+	// stateEvery is after how many of them its pod is looked at.
+	stateEvery = 10
 )
 
-// kube is the cluster that a kubeconfig points to.
-type kube struct {
-	config *rest.Config
-	client kubernetes.Interface
+// connectOptions are the flags of connect.
+type connectOptions struct {
+	member
+	location, distribution, infrastructure string
+	proxyHTTPS, proxySkip, image, agentHub string
+	tags                                   []string
+	timeout                                time.Duration
+	onboarding                             int
+	noWait, yes                            bool
 }
 
-// open reads the kubeconfig.
-func (m *member) open() (*kube, error) {
-	rules := clientcmd.NewDefaultClientConfigLoadingRules()
-	rules.ExplicitPath = m.kubeconfig
-	config, err := clientcmd.NewNonInteractiveDeferredLoadingClientConfig(rules, &clientcmd.ConfigOverrides{CurrentContext: m.context}).ClientConfig()
-	if err != nil {
-		return nil, fmt.Errorf("read the kubeconfig (--kube-config, KUBECONFIG): %w", err)
+func (s *session) connect() *cobra.Command {
+	var o connectOptions
+	cmd := &cobra.Command{
+		Use: "connect", Short: "Connect a cluster to the hub", Args: cobra.NoArgs,
+		Long: `Connect a cluster to the hub.
+
+Makes a key pair in the cluster (a Secret in namespace headwater-system), gives its
+public half to the hub, and installs the agent, which opens one outbound connection
+to the hub. Repeating it upgrades the agent. The kubeconfig is needed for this
+command only.`,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			o.timeout = time.Duration(o.onboarding) * time.Second
+			return s.runConnect(cmd, o)
+		},
 	}
-	config.UserAgent = "headwater/" + process.Version()
-	config.QPS = -1
-	client, err := kubernetes.NewForConfig(config)
-	if err != nil {
-		return nil, fmt.Errorf("read the kubeconfig: %w", err)
-	}
-	return &kube{config: config, client: client}, nil
+	o.member.flags(s, cmd)
+	f := cmd.Flags()
+	f.StringVarP(&o.location, "location", "l", "", "location of the cluster, and of the resource group when it has to be made (default that of the resource group)")
+	f.StringVar(&o.distribution, "distribution", "auto", "distribution of Kubernetes")
+	f.StringVar(&o.infrastructure, "infrastructure", "auto", "what the cluster runs on")
+	f.StringArrayVar(&o.tags, "tags", nil, "KEY=VALUE words")
+	f.StringVar(&o.proxyHTTPS, "proxy-https", "", "proxy by which the agent reaches the hub")
+	f.StringVar(&o.proxySkip, "proxy-skip-range", "", "hosts and networks that the proxy is not used for")
+	f.StringVar(&o.image, "agent-image", "", "image of the agent, repository[:tag] (default headwater.dev/agent with this version)")
+	f.StringVar(&o.agentHub, "agent-hub-url", "", "address by which the agent reaches the hub, https://host[:port] (default the one that is used here)")
+	f.IntVar(&o.onboarding, "onboarding-timeout", 600, "seconds to wait for the agent")
+	f.BoolVar(&o.noWait, "no-wait", false, "do not wait until the agent has connected")
+	f.BoolVarP(&o.yes, "yes", "y", false, "do not ask")
+	return cmd
 }
 
-// identity returns the base64 of the public key that the cluster is known by.
-// The private half is made when it is missing and never leaves the cluster.
-func (k *kube) identity(ctx context.Context, id string) (string, error) {
-	namespace := &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: agentNamespace,
-		Labels: map[string]string{"app.kubernetes.io/part-of": "headwater"}}}
-	if _, err := k.client.CoreV1().Namespaces().Create(ctx, namespace, metav1.CreateOptions{}); err != nil && !apierrors.IsAlreadyExists(err) {
-		return "", fmt.Errorf("make namespace %s in the cluster: %w", agentNamespace, err)
-	}
-	secrets := k.client.CoreV1().Secrets(agentNamespace)
-	secret, err := secrets.Get(ctx, identityName, metav1.GetOptions{})
-	switch {
-	case apierrors.IsNotFound(err):
-		return k.newIdentity(ctx, id)
-	case err != nil:
-		return "", fmt.Errorf("read the cluster's identity: %w", err)
-	}
-	if was := string(secret.Data["cluster-id"]); was != "" && arm.Fold(was) != arm.Fold(id) {
-		return "", fmt.Errorf("this cluster is connected already, as %s: disconnect it with \"headwater connectedk8s delete\" first", was)
-	}
-	block, _ := pem.Decode(secret.Data["tls.key"])
-	if block == nil {
-		return "", fmt.Errorf("Secret %s/%s holds no private key: delete it and connect again", agentNamespace, identityName)
-	}
-	if parsed, err := x509.ParsePKCS8PrivateKey(block.Bytes); err == nil {
-		if key, ok := parsed.(*rsa.PrivateKey); ok {
-			return publicOf(key), nil
-		}
-	}
-	key, err := x509.ParsePKCS1PrivateKey(block.Bytes)
+func (s *session) runConnect(cmd *cobra.Command, o connectOptions) error {
+	ctx := cmd.Context()
+	profile, err := s.loadProfile()
 	if err != nil {
-		return "", fmt.Errorf("Secret %s/%s holds no RSA key: delete it and connect again", agentNamespace, identityName)
+		return err
 	}
-	return publicOf(key), nil
-}
-
-func (k *kube) newIdentity(ctx context.Context, id string) (string, error) {
-	key, err := rsa.GenerateKey(rand.Reader, identityBits)
+	c, err := profile.client()
 	if err != nil {
-		return "", fmt.Errorf("make the cluster's key: %w", err)
+		return err
 	}
-	der, err := x509.MarshalPKCS8PrivateKey(key)
+	id, err := o.member.id(c)
 	if err != nil {
-		return "", fmt.Errorf("make the cluster's key: %w", err)
+		return err
 	}
-	secret := &corev1.Secret{
-		ObjectMeta: metav1.ObjectMeta{Name: identityName, Namespace: agentNamespace,
-			Labels: map[string]string{"app.kubernetes.io/part-of": "headwater"}},
-		Data: map[string][]byte{"tls.key": pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}), "cluster-id": []byte(id)},
-	}
-	_, err = k.client.CoreV1().Secrets(agentNamespace).Create(ctx, secret, metav1.CreateOptions{})
-	if apierrors.IsAlreadyExists(err) { // somebody else was quicker: theirs counts
-		return k.identity(ctx, id)
-	}
+	body, err := o.body()
 	if err != nil {
-		return "", fmt.Errorf("keep the cluster's key: %w", err)
+		return err
 	}
-	return publicOf(key), nil
-}
-
-func publicOf(key *rsa.PrivateKey) string {
-	return base64.StdEncoding.EncodeToString(x509.MarshalPKCS1PublicKey(&key.PublicKey))
-}
-
-// install puts the agent into the cluster, or upgrades it.
-func (k *kube) install(ctx context.Context, o connectOptions, p profile, id string) error {
-	releases, err := release.NewForConfig(k.config)
+	k, err := o.member.open(s)
 	if err != nil {
-		return fmt.Errorf("install the agent: %w", err)
+		return err
 	}
-	files, err := deploy.Chart(deploy.ChartAgent)
+	if body["location"], err = s.groupLocation(cmd, c, o); err != nil {
+		return err
+	}
+	public, err := s.enrol(cmd, c, k, o, id)
 	if err != nil {
-		return fmt.Errorf("install the agent: %w", err)
+		return err
 	}
-	chart, err := release.LoadFS(files, ".")
+	body["properties"].(object)["agentPublicKeyCertificate"] = public
+	say(cmd, "registering %s with %s", o.name, c.Hub())
+	p, err := client.Put[object](ctx, c, id, client.VersionCluster, body)
 	if err != nil {
-		return fmt.Errorf("install the agent: %w", err)
+		return err
 	}
-	chart.Metadata.Version, chart.Metadata.AppVersion = process.Version(), process.Version()
-	_, err = releases.Apply(ctx, release.Request{Name: agentRelease, Namespace: agentNamespace, Chart: chart,
-		Values: agentValues(o, p, id), Options: release.Options{MaxHistory: 3}}, pendingFor)
-	if err != nil {
-		return fmt.Errorf("install the agent: %w", err)
+	if _, err := p.Wait(ctx); err != nil {
+		return err
 	}
-	return nil
-}
-
-// agentValues are the values of the agent's chart.
-func agentValues(o connectOptions, p profile, id string) map[string]any {
-	values := map[string]any{
-		"hub":     map[string]any{"url": strings.TrimSuffix(p.Hub, "/"), "ca": p.CA},
-		"cluster": map[string]any{"id": id, "tenantId": p.TenantID},
+	say(cmd, "installing the agent into namespace %s of %s", agentNamespace, k.config.Host)
+	if err := k.install(ctx, o, profile, id); err != nil {
+		return err
 	}
-	if o.proxyHTTPS != "" {
-		values["proxy"] = map[string]any{"httpsProxy": o.proxyHTTPS, "noProxy": o.proxySkip}
-	}
-	if o.image != "" {
-		image := map[string]any{"repository": o.image}
-		if i := strings.LastIndex(o.image, ":"); i > strings.LastIndex(o.image, "/") {
-			image["repository"], image["tag"] = o.image[:i], o.image[i+1:]
-		}
-		values["image"] = image
-	}
-	return values
-}
-
-// belongs is an error unless the cluster is connected as id, or not at all.
-func (k *kube) belongs(ctx context.Context, id string) error {
-	secret, err := k.client.CoreV1().Secrets(agentNamespace).Get(ctx, identityName, metav1.GetOptions{})
-	if apierrors.IsNotFound(err) {
+	if o.noWait {
 		return nil
 	}
-	if err != nil {
-		return fmt.Errorf("read the cluster's identity: %w", err)
-	}
-	if was := string(secret.Data["cluster-id"]); arm.Fold(was) != arm.Fold(id) {
-		return fmt.Errorf("%w: it is connected as %s", errOtherCluster, was)
-	}
-	return nil
+	return s.awaitConnected(cmd, c, k, id, o)
 }
 
-// uninstall removes the agent and the cluster's identity. What the
-// configurations brought stays.
-func (k *kube) uninstall(ctx context.Context) error {
-	releases, err := release.NewForConfig(k.config)
+// body is the cluster's resource, without location and key.
+func (o connectOptions) body() (object, error) {
+	tags, err := pairs("--tags", o.tags)
 	if err != nil {
-		return fmt.Errorf("remove the agent: %w", err)
+		return nil, err
 	}
-	_, err = releases.Uninstall(ctx, release.Request{Name: agentRelease, Namespace: agentNamespace}, release.Removal{})
-	if err != nil && !errors.Is(err, release.ErrNotFound) {
-		return fmt.Errorf("remove the agent: %w", err)
+	if o.agentHub != "" && !strings.HasPrefix(o.agentHub, "https://") {
+		return nil, fmt.Errorf("--agent-hub-url is %q; use https://host[:port]", o.agentHub)
 	}
-	err = k.client.CoreV1().Secrets(agentNamespace).Delete(ctx, identityName, metav1.DeleteOptions{})
-	if err != nil && !apierrors.IsNotFound(err) {
-		return fmt.Errorf("remove the cluster's identity: %w", err)
+	return object{"tags": tags, "identity": object{"type": "SystemAssigned"},
+		"properties": object{"distribution": o.distribution, "infrastructure": o.infrastructure}}, nil
+}
+
+// groupLocation is where the cluster belongs. The resource group is made when it
+// is missing and a location is given.
+func (s *session) groupLocation(cmd *cobra.Command, c *client.Client, o connectOptions) (string, error) {
+	group, err := client.Get[object](cmd.Context(), c, c.GroupID(o.group), client.VersionCore)
+	if client.IsNotFound(err) && o.location != "" {
+		say(cmd, "making the resource group %s in %s", o.group, o.location)
+		p, err := client.Put[object](cmd.Context(), c, c.GroupID(o.group), client.VersionCore, object{"location": o.location})
+		if err == nil {
+			_, err = p.Wait(cmd.Context())
+		}
+		return o.location, err
 	}
-	return nil
+	if err != nil {
+		return "", err
+	}
+	there, _ := group["location"].(string)
+	return either(o.location, there), nil
+}
+
+// enrol returns the public key of the cluster. A cluster that is connected
+// already keeps its key; it cannot be connected twice, nor take the name of
+// another one that lives. Only then a key is made.
+func (s *session) enrol(cmd *cobra.Command, c *client.Client, k *kube, o connectOptions, id string) (string, error) {
+	known, public, err := k.identity(cmd.Context())
+	if err != nil {
+		return "", err
+	}
+	if known != "" && arm.Fold(known) != arm.Fold(id) {
+		return "", fmt.Errorf("the cluster %s is connected already, as %s: disconnect it first with\n  %s", k.config.Host, known, disconnectCommand(known))
+	}
+	was, err := client.Get[object](cmd.Context(), c, id, client.VersionCluster)
+	switch {
+	case client.IsNotFound(err):
+	case err != nil:
+		return "", err
+	default:
+		if err := s.replaceable(cmd, flatten(was), public, o); err != nil {
+			return "", err
+		}
+	}
+	if public != "" {
+		return public, nil
+	}
+	return k.newIdentity(cmd.Context(), id)
+}
+
+// replaceable refuses to take the name of a cluster that is connected, and asks
+// when that cluster was connected once.
+func (s *session) replaceable(cmd *cobra.Command, was object, public string, o connectOptions) error {
+	switch status := was["connectivityStatus"]; {
+	case was["agentPublicKeyCertificate"] == public:
+		return nil
+	case status == resource.Connected:
+		return fmt.Errorf("another cluster is connected as %s: choose another name, or disconnect that one first with\n  %s", o.name, disconnectCommand(cell(was, "id")))
+	case status == resource.Connecting:
+		return nil
+	default:
+		return confirm(cmd, o.yes, fmt.Sprintf("%s is the name of another cluster, which is %v. Shall this cluster take its place, with all its configurations?", o.name, status))
+	}
+}
+
+// disconnectCommand is what removes the cluster with an id.
+func disconnectCommand(id string) string {
+	parsed, err := arm.ParseID(id)
+	if err != nil {
+		return "headwater connectedk8s delete"
+	}
+	return fmt.Sprintf("headwater connectedk8s delete -g %s -n %s", parsed.ResourceGroup(), parsed.Name())
+}
+
+// awaitConnected shows the cluster as soon as its agent has reported.
+func (s *session) awaitConnected(cmd *cobra.Command, c *client.Client, k *kube, id string, o connectOptions) error {
+	say(cmd, "waiting for the agent to connect (--no-wait does not)")
+	ctx, cancel := context.WithTimeout(cmd.Context(), o.timeout)
+	defer cancel()
+	state := ""
+	for try := 1; ; try++ {
+		was, err := client.Get[object](ctx, c, id, client.VersionCluster)
+		if err != nil && ctx.Err() == nil {
+			return err
+		}
+		if err == nil && flatten(was)["connectivityStatus"] == resource.Connected {
+			return s.show(cmd, was, clusterColumns())
+		}
+		if try%stateEvery == 0 {
+			if now := k.agentState(ctx); now != state && ctx.Err() == nil {
+				state = now
+				say(cmd, "still waiting: %s", state)
+			}
+		}
+		select {
+		case <-ctx.Done():
+			if cmd.Context().Err() != nil {
+				return cmd.Context().Err()
+			}
+			return fmt.Errorf("the agent did not connect within %v (%s): it has to reach %s; \"kubectl -n %s logs deployment/%s\" shows what hinders it",
+				o.timeout, either(state, "no state known"), either(o.agentHub, c.Hub()), agentNamespace, agentRelease)
+		case <-time.After(connectPoll):
+		}
+	}
 }

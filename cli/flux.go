@@ -29,6 +29,7 @@ type fluxOptions struct {
 	source
 	name, scope, namespace string
 	suspend, noWait, yes   bool
+	compliance             compliance
 	kustomizations         []string
 }
 
@@ -51,9 +52,10 @@ func (s *session) fluxPut(update bool) *cobra.Command {
 	f := cmd.Flags()
 	f.BoolVar(&o.suspend, "suspend", false, "stop following the source")
 	f.StringArrayVarP(&o.kustomizations, "kustomization", "k", nil,
-		"KEY=VALUE words of one kustomization: name, path, depends_on, timeout, interval, retry_interval, prune, force, disable_health_check; repeatable")
+		"KEY=VALUE words of one kustomization: name, path, depends_on, timeout, interval, retry_interval, prune, force, disable_health_check, substitute.VARIABLE; repeatable")
 	f.BoolVar(&o.noWait, "no-wait", false, "do not wait until the cluster has taken it")
 	f.BoolVarP(&o.yes, "yes", "y", false, "do not ask")
+	o.compliance.flags(cmd)
 	if update {
 		return cmd
 	}
@@ -91,7 +93,7 @@ func (s *session) runFlux(cmd *cobra.Command, o *fluxOptions, update bool) error
 	}
 	props["kustomizations"] = kustomizations
 	p, err := client.Put[object](cmd.Context(), c, id, client.VersionConfiguration, object{"properties": props})
-	return s.finish(cmd, p, err, o.noWait, fluxColumns())
+	return s.finishFlux(cmd, c, o, p, err)
 }
 
 func (s *session) updateFlux(cmd *cobra.Command, c *client.Client, o *fluxOptions, id string, kustomizations object) error {
@@ -113,19 +115,12 @@ func (s *session) updateFlux(cmd *cobra.Command, c *client.Client, o *fluxOption
 			return err
 		}
 	}
-	if len(kustomizations) > 0 {
-		// What is given replaces what there is: names that are not mentioned go.
-		all, _ := flatten(was)["kustomizations"].(object)
-		for name := range all {
-			if _, ok := kustomizations[name]; !ok {
-				kustomizations[name] = nil
-			}
-		}
+	if len(kustomizations) > 0 { // merged into what there is; "flux kustomization delete" removes
 		props["kustomizations"] = kustomizations
 	}
 	if len(props) == 0 {
 		return fmt.Errorf("there is nothing to change: give a flag")
 	}
 	p, err := client.Patch[object](cmd.Context(), c, id, client.VersionConfiguration, object{"properties": props})
-	return s.finish(cmd, p, err, o.noWait, fluxColumns())
+	return s.finishFlux(cmd, c, o, p, err)
 }

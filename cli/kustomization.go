@@ -12,6 +12,8 @@ import (
 	"headwater.dev/client"
 )
 
+var variableName = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]*$`)
+
 var durationText = regexp.MustCompile(`^(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?$`)
 
 // seconds reads a duration such as 1h10m.
@@ -65,6 +67,18 @@ func parseKustomizations(all []string) (object, error) {
 
 func kustomizationWord(k object, key, value string) error {
 	var err error
+	if name, ok := strings.CutPrefix(key, "substitute."); ok {
+		if !variableName.MatchString(name) {
+			return fmt.Errorf("%q is not the name of a variable: use letters, digits and underscores", name)
+		}
+		postBuild, _ := k["postBuild"].(object)
+		if postBuild == nil {
+			postBuild = object{"substitute": object{}}
+			k["postBuild"] = postBuild
+		}
+		postBuild["substitute"].(object)[name] = value
+		return nil
+	}
 	switch key {
 	case "path":
 		k["path"] = value
@@ -83,7 +97,7 @@ func kustomizationWord(k object, key, value string) error {
 		off, err = boolean(key, value)
 		k["wait"] = !off
 	default:
-		err = fmt.Errorf("there is no word %q; use name, path, depends_on, timeout, interval, retry_interval, prune, force, disable_health_check", key)
+		err = fmt.Errorf("there is no word %q; use name, path, depends_on, timeout, interval, retry_interval, prune, force, disable_health_check, substitute.VARIABLE", key)
 	}
 	return err
 }

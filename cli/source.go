@@ -324,7 +324,10 @@ func (o *source) fillOCI(cmd *cobra.Command, b object) error {
 		verify["verificationConfig"] = config
 	}
 	var identities []object
-	for _, text := range o.identities {
+	for _, text := range strings.Split(strings.Join(o.identities, separator), separator) {
+		if text == "" {
+			continue
+		}
 		var identity object
 		if err := json.Unmarshal([]byte(text), &identity); err != nil {
 			return fmt.Errorf(`--match-oidc-identity: %q is not JSON such as {"issuer":"…","subject":"…"}`, text)

@@ -23,12 +23,12 @@ func Words(args []string) []string {
 		case isSwitch(a) && i+1 < len(args) && isBool(args[i+1]):
 			i++
 			out = append(out, a+"="+strings.ToLower(args[i]))
-		case isList(name) && (inline || i+1 < len(args) && strings.Contains(args[i+1], "=")):
+		case isList(name) && (inline || i+1 < len(args) && isWord(args[i+1])):
 			var words []string
 			if inline {
 				words = append(words, value)
 			}
-			for i+1 < len(args) && !strings.HasPrefix(args[i+1], "-") && (strings.Contains(args[i+1], "=") || strings.HasPrefix(args[i+1], "{")) {
+			for i+1 < len(args) && isWord(args[i+1]) {
 				i++
 				words = append(words, args[i])
 			}
@@ -43,10 +43,15 @@ func Words(args []string) []string {
 func isList(flag string) bool {
 	switch flag {
 	case "-k", "--kustomization", "--configuration-settings", "--config", "--configuration-protected-settings",
-		"--config-protected", "--tags", "--verification-config":
+		"--config-protected", "--tags", "--verification-config", "--match-oidc-identity":
 		return true
 	}
 	return false
+}
+
+// isWord reports whether s is KEY=VALUE or a JSON object, and not the next flag.
+func isWord(s string) bool {
+	return !strings.HasPrefix(s, "-") && (strings.Contains(s, "=") || strings.HasPrefix(s, "{"))
 }
 
 func isSwitch(flag string) bool {

@@ -110,7 +110,7 @@ func (c *Client) do(ctx context.Context, r request) (answer, error) {
 		select {
 		case <-ctx.Done():
 			return a, errors.Join(ctx.Err(), err)
-		case <-time.After(min(time.Duration(try)*250*time.Millisecond, maxWait)):
+		case <-time.After(min(retryAfter(a.header, time.Duration(try)*250*time.Millisecond), maxWait)):
 		}
 	}
 }
@@ -136,11 +136,14 @@ func certificate(err error) bool {
 }
 
 func (c *Client) resolve(r request) (string, error) {
-	if strings.HasPrefix(r.target, "https://") {
+	if r.version == "" && strings.HasPrefix(r.target, "/") { // a path with its own query
+		r.target = c.config.Hub + r.target
+	}
+	if strings.Contains(r.target, "://") {
 		// Only the hub gets the token, whatever an answer says.
 		u, err := url.Parse(r.target)
-		if err != nil || "https://"+u.Host != c.config.Hub {
-			return "", fmt.Errorf("the hub %s names a URL elsewhere: %s", c.config.Hub, r.target)
+		if err != nil || u.Scheme+"://"+u.Host != c.config.Hub {
+			return "", fmt.Errorf("%s is not a URL of the hub %s", r.target, c.config.Hub)
 		}
 		return r.target, nil
 	}
@@ -224,6 +227,20 @@ func decode(a answer, into any) error {
 		return fmt.Errorf("read the hub's answer: %w", err)
 	}
 	return nil
+}
+
+// Send sends any request: target is a path with its api-version as query, or a
+// URL of the hub; body is JSON or empty. It returns the body of the answer.
+func (c *Client) Send(ctx context.Context, method, target string, body []byte) ([]byte, error) {
+	r := request{method: method, target: target}
+	if !strings.HasPrefix(target, "/") && !strings.Contains(target, "://") {
+		r.target = "/" + target
+	}
+	if len(body) > 0 {
+		r.body = json.RawMessage(body)
+	}
+	a, err := c.do(ctx, r)
+	return a.body, err
 }
 
 // Get reads the resource at an id or path.
