@@ -123,7 +123,7 @@ func (m *Manager) install(ctx context.Context, item link.Item, state *observatio
 		return err
 	}
 	if err := m.config.Settings.Keep(ctx, Namespace, secretName, item.ProtectedVersion, item.Sealed); err != nil {
-		return err
+		return permitted(err)
 	}
 	state.protected = item.ProtectedVersion
 	chart, digest, err := loadChart(m.config.Version)
@@ -205,4 +205,12 @@ func (m *Manager) ensureNamespace(ctx context.Context) error {
 		return fmt.Errorf("create namespace %s: %w", Namespace, err)
 	}
 	return nil
+}
+
+// permitted says what to do when the agent has lost its rights.
+func permitted(err error) error {
+	if !apierrors.IsForbidden(err) {
+		return err
+	}
+	return fmt.Errorf("the agent has no rights in namespace %s, which go when the namespace is deleted: install the agent's chart again, as \"headwater connectedk8s connect\" does: %w", Namespace, err)
 }

@@ -1,11 +1,14 @@
 package extension
 
 import (
+	"fmt"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 
 	"headwater.dev/api/link"
 	"headwater.dev/api/resource"
@@ -151,5 +154,15 @@ func TestObserved(t *testing.T) {
 	}
 	if stamp(time.Unix(0, 0)) != "1970-01-01T00:00:00Z" {
 		t.Error("times are RFC 3339 in UTC")
+	}
+}
+
+func TestPermitted(t *testing.T) {
+	forbidden := fmt.Errorf("read Secret: %w", apierrors.NewForbidden(schema.GroupResource{Resource: "secrets"}, "s", errNotAvailable))
+	if err := permitted(forbidden); !apierrors.IsForbidden(err) || !strings.Contains(err.Error(), "connectedk8s connect") {
+		t.Errorf("lost rights have no way out: %v", err)
+	}
+	if err := permitted(errNotAvailable); err != errNotAvailable {
+		t.Errorf("another error is changed: %v", err)
 	}
 }
