@@ -183,7 +183,7 @@ func (l *loop) attempt(ctx context.Context, s *scope, action v2.ReleaseAction, d
 	l.watcher.Forget(keyOf(hr))
 	l.ledger.forget(keyOf(hr))
 
-	s.wrote = true
+	s.wrote, s.known = true, false
 	start := l.now()
 	rel, err := do(l.request(s, chart))
 	hr.Status.LastAttemptedReleaseActionDuration = since(start, l.now())
@@ -193,6 +193,7 @@ func (l *loop) attempt(ctx context.Context, s *scope, action v2.ReleaseAction, d
 	if err != nil {
 		return l.attemptFailed(s, action, err)
 	}
+	s.history, s.known = append([]*release.Release{rel}, s.history...), true
 	conditions.MarkUnknown(hr, v2.ReleasedCondition, "Progressing", "release %s is written, its health is not known yet", fullName(s))
 	return nil
 }
@@ -236,6 +237,7 @@ func (l *loop) upgrade(ctx context.Context, s *scope) error {
 }
 
 func (l *loop) unlock(ctx context.Context, s *scope) error {
+	s.known = false
 	rel, err := s.releases.Unlock(ctx, s.wanted.Name, s.wanted.StorageNamespace, 0)
 	if err != nil {
 		return phase.Transient("StorageError", s.hide(err))
@@ -285,6 +287,7 @@ func (l *loop) test(ctx context.Context, s *scope) error {
 	req.HookTimeout = conf.GetTimeout(hr.GetTimeout()).Duration
 	last := hr.Status.History.Latest()
 	action := last.GetAction()
+	s.known = false
 	rel, err := s.releases.Test(ctx, req, filters)
 	hooks := map[string]*v2.TestHookStatus{}
 	if rel != nil {

@@ -156,6 +156,17 @@ func TestForcedAndReset(t *testing.T) {
 	if s := w.get("demo").Status; s.LastHandledForceAt != "now" || s.LastHandledReconcileAt != "now" {
 		t.Errorf("status: %+v", s)
 	}
+	// A verification alone finds the revision that was made.
+	w.update("demo", func(hr *v2.HelmRelease) { hr.Annotations[meta.ReconcileRequestAnnotation] = "later" })
+	w.eventually(func() error {
+		if at := w.get("demo").Status.LastHandledReconcileAt; at != "later" {
+			return fmt.Errorf("handled %q", at)
+		}
+		return nil
+	})
+	if v := w.get("demo").Status.History.Latest().Version; v != 2 {
+		t.Errorf("the verification made revision %d", v)
+	}
 }
 
 func TestSuspendedReleaseOutlivesItsHelmRelease(t *testing.T) {
@@ -232,6 +243,9 @@ func TestDriftIsCorrected(t *testing.T) {
 		}
 		return nil
 	})
+	if v := w.get("demo").Status.History.Latest().Version; v != 1 {
+		t.Errorf("the release is at revision %d; a verification and a correction make none", v)
+	}
 	// Reported only.
 	w.update("demo", func(hr *v2.HelmRelease) { hr.Spec.DriftDetection.Mode = v2.DriftDetectionWarn })
 	w.eventually(func() error {

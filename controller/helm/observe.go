@@ -38,12 +38,14 @@ func (l *loop) want(s *scope, chart *release.Chart) {
 
 // observe reads what storage holds and returns everything that decides.
 func (l *loop) observe(ctx context.Context, s *scope) (situation, error) {
-	history, err := s.releases.History(ctx, s.wanted.Name, s.wanted.StorageNamespace)
-	if err != nil && !errors.Is(err, release.ErrNotFound) {
-		return situation{}, err
+	if !s.known {
+		history, err := s.releases.History(ctx, s.wanted.Name, s.wanted.StorageNamespace)
+		if err != nil && !errors.Is(err, release.ErrNotFound) {
+			return situation{}, err
+		}
+		s.history, s.known = history, true
 	}
-	s.history = history
-	hr := s.hr
+	hr, history := s.hr, s.history
 	sit := situation{
 		Wanted:               s.wanted,
 		Last:                 hr.Status.History.Latest(),

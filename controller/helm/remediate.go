@@ -39,7 +39,7 @@ func (l *loop) request(s *scope, chart *release.Chart) release.Request {
 			DisableOpenAPIValidation: in.DisableOpenAPIValidation,
 			DisableSchemaValidation:  in.DisableSchemaValidation,
 			TakeOwnership:            !in.DisableTakeOwnership,
-			Replace:                  true,
+			Replace:                  len(s.history) > 0,
 			PostRenderer:             l.render.For(hr),
 			PostRenderStrategy:       string(hr.GetPostRenderStrategy()),
 			Labels:                   map[string]string{labelName: hr.Name, labelNS: hr.Namespace},
@@ -93,6 +93,7 @@ func (l *loop) rollback(ctx context.Context, s *scope, to int) error {
 		},
 	}
 	good := hr.Status.History.Previous(ignoreTests(hr))
+	s.known = false
 	rel, err := s.releases.Rollback(ctx, req, to)
 	if err != nil {
 		message := fmt.Sprintf("Helm rollback to previous release %s failed: %s", describeSnapshot(good), s.hide(err))
@@ -157,6 +158,7 @@ func (l *loop) remove(ctx context.Context, s *scope, key types.NamespacedName, s
 	un := s.hr.GetUninstall()
 	l.watcher.Forget(keyOf(s.hr))
 	l.ledger.forget(keyOf(s.hr))
+	s.known = false
 	_, err := s.releases.Uninstall(ctx,
 		release.Request{Name: key.Name, Namespace: key.Namespace, StorageNamespace: storage},
 		release.Removal{

@@ -53,8 +53,9 @@ type scope struct {
 	secrets []string
 
 	wanted wanted
-	// history in storage, the newest first.
+	// history in storage, the newest first; known while it is what storage holds.
 	history []*release.Release
+	known   bool
 
 	// wrote says that this reconcile has written objects.
 	wrote bool
