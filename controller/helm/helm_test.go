@@ -12,6 +12,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -71,11 +72,8 @@ func newWorld(t *testing.T) world {
 	cluster := kubetest.Start(t)
 	kubetest.CRDs(t, cluster, "flux")
 	running.Do(func() {
-		dir, err := os.MkdirTemp("", "helm-loop-")
-		if err != nil {
-			running.err = err
-			return
-		}
+		// Next to the cluster's files, which go when it stops.
+		dir := filepath.Join(filepath.Dir(cluster.Kubeconfig), "helm-loop")
 		o := host.Options{
 			Namespace: "flux-system", WatchAllNamespaces: true, MetricsAddr: "0", HealthAddr: "0",
 			NoCrossNamespaceRefs: true, DefaultServiceAccount: "flux-applier", Concurrent: 4,
