@@ -96,6 +96,7 @@ func (l *loop) wakeUsers(ctx context.Context, kind string, src client.Object, q 
 		return
 	}
 	artifact := *src.(sourcev1.Source).GetArtifact()
+	ctx = context.WithoutCancel(ctx) // a handler's context ends with the handler; the reader bounds itself
 	go func() {
 		tree, err := l.reader.Tree(ctx, artifact)
 		root := ""
