@@ -75,10 +75,18 @@ func (s *session) runFlux(cmd *cobra.Command, o *fluxOptions, update bool) error
 	if err != nil {
 		return err
 	}
+	if err := checkConfiguration(o.name, o.namespace); err != nil {
+		return err
+	}
 	id := client.ConfigurationID(cluster, o.name)
 	kustomizations, err := parseKustomizations(o.kustomizations)
 	if err != nil {
 		return err
+	}
+	for name := range kustomizations {
+		if err := checkKustomization(o.name, name); err != nil {
+			return err
+		}
 	}
 	if update {
 		return s.updateFlux(cmd, c, o, id, kustomizations)

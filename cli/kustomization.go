@@ -185,6 +185,9 @@ func (s *session) kustomizationPut(update bool) *cobra.Command {
 	f.Bool("disable-health-check", false, "be ready when applied, healthy or not")
 	f.BoolVar(&noWait, "no-wait", false, "do not wait until the cluster has taken it")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		if err := checkKustomization(o.config, o.name); err != nil {
+			return err
+		}
 		c, id, all, err := s.read(cmd, o)
 		if err != nil {
 			return err
