@@ -243,6 +243,14 @@ func TestLife(t *testing.T) {
 	t.Run("an interrupted upgrade is taken over", w.interrupted)
 	t.Run("why it does not start is told", w.unschedulable)
 	t.Run("it goes last", w.goes)
+	t.Run("it comes again", func(t *testing.T) {
+		w.desire(item(9))
+		w.await(9, installedAt(9))
+		gone := item(10)
+		gone.Delete = true
+		w.desire(gone)
+		w.await(10, func(o link.Observed) bool { return o.Deleted })
+	})
 }
 
 // heal deletes the Deployment, then Helm's record.
