@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/spf13/cobra"
 	"helm.sh/helm/v4/pkg/chart/common"
 	"helm.sh/helm/v4/pkg/chart/common/util"
 	"helm.sh/helm/v4/pkg/engine"
@@ -22,8 +23,11 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/serializer"
 	"k8s.io/client-go/kubernetes/scheme"
 
+	"headwater.dev/agent"
+	"headwater.dev/controller"
 	"headwater.dev/deploy"
 	"headwater.dev/dev/kubetest"
+	"headwater.dev/hub"
 	"headwater.dev/kernel/release"
 )
 
@@ -284,6 +288,37 @@ func TestHubChart(t *testing.T) {
 			}
 			if n := object[*networkingv1.NetworkPolicy](t, objects, "NetworkPolicy/r"); len(n.Spec.Egress) != c.egress {
 				t.Errorf("%s: egress is %v", c.why, n.Spec.Egress)
+			}
+		})
+	}
+}
+
+// TestProgramsKnowTheArguments lets the programs read what the charts pass.
+func TestProgramsKnowTheArguments(t *testing.T) {
+	everything := map[string]any{"externalURL": "https://hub", "hostnames": []any{"h"}, "tenantId": "t", "subscriptionId": "s", "kmsURL": "hashivault://k",
+		"tls": map[string]any{"existingSecret": "tls"}, "etcd": map[string]any{"endpoints": []any{"https://a:2379"}, "tlsSecret": "etcd"}}
+	hubRoot := hub.NewCommand("1")
+	serve, _, err := hubRoot.Find([]string{"serve"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	programs := map[string]struct {
+		pod corev1.PodSpec
+		cmd *cobra.Command
+	}{
+		"agent": {object[*appsv1.Deployment](t, mustRender(t, deploy.ChartAgent, identity()), "Deployment/headwater-agent").Spec.Template.Spec, agent.NewCommand()},
+		"extension": {object[*appsv1.Deployment](t, mustRender(t, deploy.ChartExtension, map[string]any{"multiTenancy": map[string]any{"enforce": false}}),
+			"Deployment/flux-controllers").Spec.Template.Spec, controller.NewCommand()},
+		"hub": {object[*appsv1.StatefulSet](t, mustRender(t, deploy.ChartHub, everything), "StatefulSet/r").Spec.Template.Spec, serve},
+	}
+	for name, p := range programs {
+		t.Run(name, func(t *testing.T) {
+			args := p.pod.Containers[0].Args
+			if args[0] != p.cmd.Name() {
+				t.Errorf("the pod runs %q, the command is %q", args[0], p.cmd.Name())
+			}
+			if err := p.cmd.ParseFlags(args[1:]); err != nil {
+				t.Errorf("%s %q: %v", p.cmd.Name(), args, err)
 			}
 		})
 	}
