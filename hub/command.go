@@ -15,7 +15,7 @@ func NewCommand(version string) *cobra.Command {
 		Use: "hub", Short: "The control plane of Headwater", Version: version,
 		SilenceUsage: true, SilenceErrors: true,
 	}
-	root.AddCommand(newServeCommand())
+	root.AddCommand(newServeCommand(), newShowCommand())
 	return root
 }
 
