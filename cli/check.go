@@ -4,7 +4,6 @@ import (
 	"encoding/base64"
 	"errors"
 	"fmt"
-	"io"
 	"regexp"
 	"strings"
 
@@ -187,14 +186,13 @@ func checkKnownHosts(flag, encoded string) error {
 	}
 	keys := 0
 	for i, line := range strings.Split(string(text), "\n") {
-		_, _, _, _, _, err := ssh.ParseKnownHosts([]byte(line))
-		switch {
-		case errors.Is(err, io.EOF): // empty or a comment
-		case err != nil:
-			return fmt.Errorf("--%s: line %d is not a host key such as \"git.example.com ssh-ed25519 AAAA…\"", flag, i+1)
-		default:
-			keys++
+		if line = strings.TrimSpace(line); line == "" || line[0] == '#' {
+			continue
 		}
+		if _, _, _, _, _, err := ssh.ParseKnownHosts([]byte(line)); err != nil {
+			return fmt.Errorf("--%s: line %d is not a host key such as \"git.example.com ssh-ed25519 AAAA…\"", flag, i+1)
+		}
+		keys++
 	}
 	if keys == 0 {
 		return fmt.Errorf("--%s holds no host key; \"ssh-keyscan HOST\" prints them", flag)

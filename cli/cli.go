@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -73,6 +74,12 @@ AZURE_CLIENT_ID, AZURE_CLIENT_SECRET and AZURE_SUBSCRIPTION_ID. RESOURCE_GROUP i
 the default of --resource-group. A value that begins with @ is read from the file
 of that name, @- from standard input; give secrets that way.`,
 		Version: process.Version(), SilenceUsage: true, SilenceErrors: true,
+		PersistentPreRunE: func(*cobra.Command, []string) error {
+			if !slices.Contains(formats(), s.output) {
+				return fmt.Errorf("--output is %q; use json, yaml, table or none", s.output)
+			}
+			return nil
+		},
 	}
 	root.SetIn(streams.In)
 	root.SetOut(streams.Out)
@@ -82,12 +89,15 @@ of that name, @- from standard input; give secrets that way.`,
 	})
 	root.PersistentFlags().StringVarP(&s.output, "output", "o", "json", "json, yaml, table or none")
 	root.PersistentFlags().StringVar(&s.subscription, "subscription", "", "subscription id (default that of the login)")
-	if err := root.RegisterFlagCompletionFunc("output", cobra.FixedCompletions([]string{"json", "yaml", "table", "none"}, cobra.ShellCompDirectiveNoFileComp)); err != nil {
+	if err := root.RegisterFlagCompletionFunc("output", cobra.FixedCompletions(formats(), cobra.ShellCompDirectiveNoFileComp)); err != nil {
 		panic(err) // the flag is defined above
 	}
 	root.AddCommand(s.login(), s.logout(), s.account(), s.group(), s.connectedk8s(), s.extension(), s.configuration(), s.rest(), s.version())
 	return root
 }
+
+// formats are the values of --output.
+func formats() []string { return []string{"json", "yaml", "table", "none"} }
 
 // canonicalFlag gives the one name of a flag that az knows by several.
 func canonicalFlag(name string) string {

@@ -76,9 +76,6 @@ func (s *session) print(cmd *cobra.Command, v any, rows []object, columns []colu
 		b.Write(raw)
 	case "table":
 		table(&b, rows, columns)
-	case "none":
-	default:
-		return fmt.Errorf("--output is %q; use json, yaml, table or none", s.output)
 	}
 	_, err := cmd.OutOrStdout().Write(b.Bytes())
 	return err
