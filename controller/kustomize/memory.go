@@ -55,6 +55,17 @@ func (m *memory) set(key types.NamespacedName, k known) {
 	m.byID[key] = k
 }
 
+// saw notes that another artifact gives the same build, unless a reconcile got
+// there first.
+func (m *memory) saw(key types.NamespacedName, before, now string) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if k, ok := m.byID[key]; ok && k.artifact == before {
+		k.artifact = now
+		m.byID[key] = k
+	}
+}
+
 func (m *memory) forget(key types.NamespacedName) {
 	m.mu.Lock()
 	defer m.mu.Unlock()

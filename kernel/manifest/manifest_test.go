@@ -359,3 +359,17 @@ func BenchmarkBuild(b *testing.B) {
 		}
 	}
 }
+
+func BenchmarkSame(b *testing.B) {
+	root := files(b, map[string]string{"apps/one/kustomization.yaml": "resources: [a.yaml, b.yaml, c.yaml, d.yaml, e.yaml]",
+		"apps/one/a.yaml": configMap("a"), "apps/one/b.yaml": configMap("b"), "apps/one/c.yaml": configMap("c"), "apps/one/d.yaml": configMap("d"), "apps/one/e.yaml": configMap("e")})
+	r, err := Build(context.Background(), Request{Root: root, Spec: &kustomizev1.KustomizationSpec{Path: "apps/one"}})
+	if err != nil {
+		b.Fatal(err)
+	}
+	for b.Loop() {
+		if !r.Read.Same(root) {
+			b.Fatal("not the same")
+		}
+	}
+}
