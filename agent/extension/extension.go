@@ -176,18 +176,19 @@ func (m *Manager) Run(ctx context.Context) error {
 	}
 }
 
-// late says that an item has not been as asked for in longer than the deadline.
-func (m *Manager) late(item link.Item, good bool) bool {
+// trouble says since when an item has not been as asked for, and whether that
+// is longer than the deadline.
+func (m *Manager) trouble(item link.Item, good bool) (since time.Time, late bool) {
 	if good {
 		delete(m.begun, item.ID)
-		return false
+		return time.Time{}, false
 	}
 	b, ok := m.begun[item.ID]
 	if !ok || b.generation != item.Generation {
 		b = begun{item.Generation, m.config.Now()}
 		m.begun[item.ID] = b
 	}
-	return m.config.Now().Sub(b.at) > m.config.Deadline
+	return b.at, m.config.Now().Sub(b.at) > m.config.Deadline
 }
 
 // report hands an observation on when it says something new.

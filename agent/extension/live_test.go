@@ -210,6 +210,7 @@ func TestLife(t *testing.T) {
 		t.Errorf("arguments are %q", w.args())
 	}
 
+	t.Run("editors may edit Flux objects", w.aggregates)
 	t.Run("settings upgrade it", func(t *testing.T) {
 		next := item(2, "multiTenancy.enforce=false", "image-reflector-controller.enabled=true")
 		next.ProtectedVersion, next.Sealed = "v1", []byte("kustomize-controller.concurrent=3")
@@ -250,6 +251,22 @@ func TestLife(t *testing.T) {
 		gone.Delete = true
 		w.desire(gone)
 		w.await(10, func(o link.Observed) bool { return o.Deleted })
+	})
+}
+
+// aggregates looks for the Flux kinds in what editors may do.
+func (w *world) aggregates(t *testing.T) {
+	kubetest.Eventually(t, 30*time.Second, func() error {
+		edit, err := w.cluster.Client.RbacV1().ClusterRoles().Get(t.Context(), "edit", metav1.GetOptions{})
+		if err != nil {
+			return err
+		}
+		for _, r := range edit.Rules {
+			if slices.Contains(r.APIGroups, "source.toolkit.fluxcd.io") && slices.Contains(r.Verbs, "create") {
+				return nil
+			}
+		}
+		return errors.New("editors may not make sources")
 	})
 }
 

@@ -42,6 +42,8 @@ type observation struct {
 	// pods says why the controllers are not available.
 	pods    []resource.ExtensionStatus
 	failure error
+	// since is when the failure, or the wait for the controllers, began.
+	since time.Time
 }
 
 // look reads what is installed and how the controllers are.
@@ -191,7 +193,7 @@ func (o *observation) failed(e *resource.ExtensionObserved, late bool) {
 	if c.Class != phase.ClassStalled {
 		code = "ExtensionOperationFailed"
 	}
-	e.Statuses = append(e.Statuses, resource.ExtensionStatus{Code: code, DisplayStatus: "Failed", Level: levelError, Message: o.failure.Error()})
+	e.Statuses = append(e.Statuses, resource.ExtensionStatus{Code: code, DisplayStatus: "Failed", Level: levelError, Message: o.failure.Error(), Time: stamp(o.since)})
 	e.Statuses = append(e.Statuses, o.pods...)
 	if c.Class == phase.ClassStalled || late {
 		e.AcceptedGeneration = o.item.Generation

@@ -97,7 +97,8 @@ func (m *Manager) ensure(ctx context.Context, item link.Item, owner string) erro
 	if item.ID == owner {
 		state.failure = cmp.Or(state.failure, m.look(ctx, &state))
 	}
-	late := m.late(item, state.good())
+	var late bool
+	state.since, late = m.trouble(item, state.good())
 	o := state.observed(m.config.Version, late)
 	if last := m.reported[item.ID]; last.Generation == item.Generation && last.Extension != nil {
 		// What has been accepted stays so, whatever happens to it later.
