@@ -241,6 +241,7 @@ func TestLife(t *testing.T) {
 		w.heal(t)
 	})
 	t.Run("what is changed is put back", w.drifts)
+	t.Run("pods that fail later are a status", w.fails)
 	t.Run("an interrupted upgrade is taken over", w.interrupted)
 	t.Run("why it does not start is told", w.unschedulable)
 	t.Run("it goes last", w.goes)
@@ -251,6 +252,52 @@ func TestLife(t *testing.T) {
 		gone.Delete = true
 		w.desire(gone)
 		w.await(10, func(o link.Observed) bool { return o.Deleted })
+	})
+}
+
+// fails lets the pods of an installed extension fail. That is a status and not
+// a failed operation, also for an agent that has just started.
+func (w *world) fails(t *testing.T) {
+	ctx := t.Context()
+	nodes, err := w.cluster.Client.CoreV1().Nodes().List(ctx, metav1.ListOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	cordon := func(on bool) {
+		patch := fmt.Appendf(nil, `{"spec":{"unschedulable":%v}}`, on)
+		for _, n := range nodes.Items {
+			if _, err := w.cluster.Client.CoreV1().Nodes().Patch(ctx, n.Name, types.MergePatchType, patch, metav1.PatchOptions{}); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	cordon(true)
+	defer cordon(false)
+	pods := metav1.ListOptions{LabelSelector: "app.kubernetes.io/name=flux-extension"}
+	if err := w.cluster.Client.CoreV1().Pods(Namespace).DeleteCollection(ctx, metav1.DeleteOptions{}, pods); err != nil {
+		t.Fatal(err)
+	}
+	var last link.Observed
+	again, err := New(Config{
+		REST: w.agent, Settings: &keeper{}, Image: Image{Reference: "headwater.dev/agent:9"}, Version: testVersion,
+		Report: func(o link.Observed) { last = o }, Now: time.Now, Deadline: time.Nanosecond, Log: quiet(t),
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	again.Desired(link.Desired{Items: []link.Item{item(4)}})
+	kubetest.Eventually(t, time.Minute, func() error {
+		if err := again.step(ctx); err != nil {
+			return err
+		}
+		e := last.Extension
+		if e == nil || len(e.Statuses) == 0 || e.Statuses[0].Code != "Unschedulable" {
+			return fmt.Errorf("observed %+v", e)
+		}
+		if e.AcceptedGeneration != 4 || e.Error != nil {
+			t.Errorf("the operation has failed: %+v", e)
+		}
+		return nil
 	})
 }
 

@@ -2,6 +2,7 @@ package extension
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"slices"
@@ -13,6 +14,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 
 	"headwater.dev/api/link"
 	"headwater.dev/api/resource"
@@ -36,8 +38,8 @@ type observation struct {
 	release   *release.Release
 	installed string
 	warnings  []string
-	// rolled says that the controllers have been available as they are now
-	// asked for; available says that they are.
+	// rolled says that the controllers have been available for this item;
+	// available says that they are.
 	rolled, available bool
 	// pods says why the controllers are not available.
 	pods    []resource.ExtensionStatus
@@ -62,9 +64,10 @@ func (m *Manager) look(ctx context.Context, o *observation) error {
 	if err != nil {
 		return fmt.Errorf("read Deployment %s: %w", deployment, err)
 	}
-	o.rolled, o.available = isRolledOut(d), isAvailable(d)
+	o.available = isAvailable(d)
+	o.rolled = o.available || d.Annotations[acceptedAnnotation] == mark(o.item)
 	if o.available {
-		return nil
+		return m.remember(ctx, d, o)
 	}
 	pods, err := m.kube.CoreV1().Pods(Namespace).List(ctx, metav1.ListOptions{LabelSelector: metav1.FormatLabelSelector(d.Spec.Selector)})
 	if err != nil {
@@ -97,18 +100,30 @@ func isAvailable(d *appsv1.Deployment) bool {
 	return s.ObservedGeneration >= d.Generation && s.UpdatedReplicas >= 1 && s.AvailableReplicas >= 1 && s.Replicas == s.UpdatedReplicas
 }
 
-// isRolledOut says that the newest template has run, which the Deployment
-// remembers when its pods fail later.
-func isRolledOut(d *appsv1.Deployment) bool {
-	if d.Status.ObservedGeneration < d.Generation {
-		return false
+// acceptedAnnotation on the Deployment names the newest item that it has been
+// available for. It is kept in the cluster, so that pods that fail later stay
+// different from an operation that failed, whoever restarts in between.
+const acceptedAnnotation = "headwater.dev/accepted"
+
+func mark(item link.Item) string {
+	return fmt.Sprintf("%d %s", item.Generation, strings.ToLower(item.ID))
+}
+
+// remember notes that the controllers are available as the item wants them.
+func (m *Manager) remember(ctx context.Context, d *appsv1.Deployment, o *observation) error {
+	if o.failure != nil || d.Annotations[acceptedAnnotation] == mark(o.item) {
+		return nil
 	}
-	for _, c := range d.Status.Conditions {
-		if c.Type == appsv1.DeploymentProgressing && c.Status == corev1.ConditionTrue && c.Reason == "NewReplicaSetAvailable" {
-			return true
-		}
+	patch, err := json.Marshal(map[string]any{"metadata": map[string]any{
+		"resourceVersion": d.ResourceVersion, "annotations": map[string]string{acceptedAnnotation: mark(o.item)}}})
+	if err != nil {
+		return err
 	}
-	return isAvailable(d)
+	_, err = m.kube.AppsV1().Deployments(Namespace).Patch(ctx, deployment, types.MergePatchType, patch, metav1.PatchOptions{FieldManager: fieldManager})
+	if err != nil && !apierrors.IsConflict(err) && !apierrors.IsNotFound(err) { // Those wake the loop again.
+		return fmt.Errorf("annotate Deployment %s: %w", deployment, err)
+	}
+	return nil
 }
 
 // troubles are failures to make pods at all, such as a quota.
