@@ -164,7 +164,11 @@ func TestExtensionBody(t *testing.T) {
 	x.fails(1, "--target-namespace is for --scope namespace", append(create, "--target-namespace", "x")...)
 	x.fails(1, "needs --target-namespace", append(create, "--scope", "namespace")...)
 	x.fails(1, "either --configuration-settings or --configuration-settings-file", append(create, "--config", "a=b", "--config-file", secret)...)
-	x.ok(strings.Fields("k8s-extension update -g g -c c -n flux --no-wait --yes --config a=c")...)
+	update := strings.Fields("k8s-extension update -g g -c c -n flux --no-wait")
+	x.fails(1, "there is nothing to change", update...)
+	x.fails(1, "not confirmed", append(update, "--config-protected", "a=c")...)
+	x.ok(append(update, "--config-protected", "a=c", "--yes")...)
+	x.ok(append(update, "--config", "a=c")...)
 	if diff := cmp.Diff(object{"properties": object{"configurationSettings": object{"a": "c"}}}, r.body); diff != "" {
 		t.Error(diff)
 	}

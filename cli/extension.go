@@ -13,7 +13,7 @@ import (
 
 func extensionColumns() []column {
 	return []column{{"Name", "name"}, {"ExtensionType", "extensionType"}, {"Version", "currentVersion"},
-		{"ProvisioningState", "provisioningState"}, {"LastModifiedAt", "systemData.lastModifiedAt"}, {"IsSystemExtension", "isSystemExtension"}}
+		{"ProvisioningState", "provisioningState"}, {"LastModifiedAt", "systemData.lastModifiedAt"}, {"PlanName", "plan.name"}, {"PlanPublisher", "plan.publisher"}, {"PlanProduct", "plan.product"}, {"IsSystemExtension", "isSystemExtension"}}
 }
 
 // extension has the verbs of cluster extensions.
@@ -84,6 +84,14 @@ func (s *session) runExtension(cmd *cobra.Command, o extensionOptions, update bo
 	}
 	id, body := client.ExtensionID(cluster, o.name), object{"properties": props}
 	if update {
+		if _, ok := props["configurationProtectedSettings"]; ok {
+			if err := confirm(cmd, o.yes, "The protected settings that are given replace all that the extension has. Change them?"); err != nil {
+				return err
+			}
+		}
+		if len(props) == 0 {
+			return errNothing
+		}
 		p, err := client.Patch[object](cmd.Context(), c, id, client.VersionConfiguration, body)
 		return s.finish(cmd, p, err, o.noWait, extensionColumns())
 	}

@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"errors"
 	"fmt"
 
 	"github.com/spf13/cobra"
@@ -127,8 +128,10 @@ func (s *session) updateFlux(cmd *cobra.Command, c *client.Client, o *fluxOption
 		props["kustomizations"] = kustomizations
 	}
 	if len(props) == 0 {
-		return fmt.Errorf("there is nothing to change: give a flag")
+		return errNothing
 	}
 	p, err := client.Patch[object](cmd.Context(), c, id, client.VersionConfiguration, object{"properties": props})
 	return s.finishFlux(cmd, c, o, p, err)
 }
+
+var errNothing = errors.New("there is nothing to change: give a flag")
