@@ -74,6 +74,7 @@ type Manager struct {
 	dynamic  dynamic.Interface
 	metadata metadata.Interface
 	releases *release.Client
+	kinds    []kind
 	wake     chan struct{}
 
 	mu      sync.Mutex
@@ -101,6 +102,9 @@ func New(c Config) (*Manager, error) {
 	}
 	m := &Manager{config: c, wake: make(chan struct{}, 1), reported: map[string]link.Observed{}, begun: map[string]begun{}, verified: map[string]seen{}}
 	var err error
+	if m.kinds, err = kinds(); err != nil {
+		return nil, err
+	}
 	if m.kube, err = kubernetes.NewForConfig(c.REST); err != nil {
 		return nil, fmt.Errorf("make client: %w", err)
 	}

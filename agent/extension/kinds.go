@@ -33,39 +33,57 @@ func crdResource() schema.GroupVersionResource {
 	return schema.GroupVersionResource{Group: "apiextensions.k8s.io", Version: "v1", Resource: "customresourcedefinitions"}
 }
 
-// definitions are the kinds that come with the extension.
-func definitions() ([]*unstructured.Unstructured, error) {
+// kind is one that comes with the extension. Its definition is large, so it is
+// read again in the rare case that it is applied.
+type kind struct {
+	name, digest string
+	resource     schema.GroupVersionResource
+	doc          []byte
+}
+
+// kinds are those that come with the extension.
+func kinds() ([]kind, error) {
 	docs, err := deploy.CRDs()
 	if err != nil {
 		return nil, err
 	}
-	var all []*unstructured.Unstructured
+	var all []kind
 	for _, doc := range docs {
-		o := &unstructured.Unstructured{}
-		if err := yaml.Unmarshal(doc, &o.Object); err != nil {
-			return nil, fmt.Errorf("read a CRD: %w", err)
+		k := kind{doc: doc}
+		o, err := k.definition()
+		if err != nil {
+			return nil, err
 		}
-		unstructured.RemoveNestedField(o.Object, "status")
+		group, _, _ := unstructured.NestedString(o.Object, "spec", "group")
+		resource, _, _ := unstructured.NestedString(o.Object, "spec", "names", "plural")
 		sum := sha256.Sum256(doc)
-		o.SetLabels(map[string]string{partOf: product})
-		annotations := o.GetAnnotations()
-		if annotations == nil {
-			annotations = map[string]string{}
-		}
-		annotations[digestAnnotation] = hex.EncodeToString(sum[:])
-		o.SetAnnotations(annotations)
-		all = append(all, o)
+		k.name, k.digest = o.GetName(), hex.EncodeToString(sum[:])
+		k.resource = schema.GroupVersionResource{Group: group, Version: storageVersion(o), Resource: resource}
+		all = append(all, k)
 	}
 	return all, nil
+}
+
+// definition is the CustomResourceDefinition to apply.
+func (k kind) definition() (*unstructured.Unstructured, error) {
+	o := &unstructured.Unstructured{}
+	if err := yaml.Unmarshal(k.doc, &o.Object); err != nil {
+		return nil, fmt.Errorf("read a CRD: %w", err)
+	}
+	unstructured.RemoveNestedField(o.Object, "status")
+	o.SetLabels(map[string]string{partOf: product})
+	annotations := o.GetAnnotations()
+	if annotations == nil {
+		annotations = map[string]string{}
+	}
+	annotations[digestAnnotation] = k.digest
+	o.SetAnnotations(annotations)
+	return o, nil
 }
 
 // ensureKinds applies the kinds that are missing or of another definition and
 // returns when all are served.
 func (m *Manager) ensureKinds(ctx context.Context) error {
-	wanted, err := definitions()
-	if err != nil {
-		return err
-	}
 	have, err := m.metadata.Resource(crdResource()).List(ctx, metav1.ListOptions{LabelSelector: partOf + "=" + product})
 	if err != nil {
 		return fmt.Errorf("list kinds: %w", err)
@@ -76,14 +94,18 @@ func (m *Manager) ensureKinds(ctx context.Context) error {
 	}
 	api := m.dynamic.Resource(crdResource())
 	var applied []string
-	for _, o := range wanted {
-		if digests[o.GetName()] == o.GetAnnotations()[digestAnnotation] {
+	for _, k := range m.kinds {
+		if digests[k.name] == k.digest {
 			continue
 		}
-		if _, err := api.Apply(ctx, o.GetName(), o, metav1.ApplyOptions{FieldManager: fieldManager, Force: true}); err != nil {
-			return fmt.Errorf("apply kind %s: %w", o.GetName(), err)
+		o, err := k.definition()
+		if err != nil {
+			return err
 		}
-		applied = append(applied, o.GetName())
+		if _, err := api.Apply(ctx, k.name, o, metav1.ApplyOptions{FieldManager: fieldManager, Force: true}); err != nil {
+			return fmt.Errorf("apply kind %s: %w", k.name, err)
+		}
+		applied = append(applied, k.name)
 	}
 	return m.waitEstablished(ctx, applied)
 }
@@ -114,28 +136,21 @@ func (m *Manager) waitEstablished(ctx context.Context, names []string) error {
 // removeKinds deletes the kinds of which no object is left. Deleting a kind
 // deletes its objects, and those are the users'.
 func (m *Manager) removeKinds(ctx context.Context) error {
-	wanted, err := definitions()
-	if err != nil {
-		return err
-	}
 	var failures []error
-	for _, o := range wanted {
-		group, _, _ := unstructured.NestedString(o.Object, "spec", "group")
-		resource, _, _ := unstructured.NestedString(o.Object, "spec", "names", "plural")
-		gvr := schema.GroupVersionResource{Group: group, Version: storageVersion(o), Resource: resource}
-		left, err := m.metadata.Resource(gvr).List(ctx, metav1.ListOptions{Limit: 1})
+	for _, k := range m.kinds {
+		left, err := m.metadata.Resource(k.resource).List(ctx, metav1.ListOptions{Limit: 1})
 		if apierrors.IsNotFound(err) {
 			continue
 		}
 		if err == nil && len(left.Items) > 0 {
-			m.config.Log.Info("kind kept: objects of it are left", "kind", o.GetName())
+			m.config.Log.Info("kind kept: objects of it are left", "kind", k.name)
 			continue
 		}
 		if err == nil {
-			err = m.dynamic.Resource(crdResource()).Delete(ctx, o.GetName(), metav1.DeleteOptions{})
+			err = m.dynamic.Resource(crdResource()).Delete(ctx, k.name, metav1.DeleteOptions{})
 		}
 		if err != nil && !apierrors.IsNotFound(err) {
-			failures = append(failures, fmt.Errorf("remove kind %s: %w", o.GetName(), err))
+			failures = append(failures, fmt.Errorf("remove kind %s: %w", k.name, err))
 		}
 	}
 	return errors.Join(failures...)
