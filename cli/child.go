@@ -2,6 +2,7 @@ package cli
 
 import (
 	"fmt"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -16,14 +17,31 @@ func (s *session) finish(cmd *cobra.Command, p *client.Poller[object], err error
 	if noWait {
 		return nil
 	}
-	if !p.Done() {
-		say(cmd, "waiting for the cluster's agent to take the change (--no-wait does not)")
-	}
-	o, err := p.Wait(cmd.Context())
+	var o object
+	err = patiently(cmd, "waiting for the cluster's agent to take the change (--no-wait does not)", func() (err error) {
+		o, err = p.Wait(cmd.Context())
+		return err
+	})
 	if err != nil {
 		return err
 	}
 	return s.show(cmd, o, columns)
+}
+
+// patience is how long a user waits without being told for what.
+const patience = 2 * time.Second
+
+// patiently runs wait and says what it waits for when that takes long.
+func patiently(cmd *cobra.Command, what string, wait func() error) error {
+	done := make(chan error, 1)
+	go func() { done <- wait() }()
+	select {
+	case err := <-done:
+		return err
+	case <-time.After(patience):
+		say(cmd, "%s", what)
+		return <-done
+	}
 }
 
 // childList is the verb list of a collection below a cluster.
@@ -109,11 +127,10 @@ func (s *session) childDelete(what, short string, id identify) *cobra.Command {
 			if err != nil || noWait {
 				return err
 			}
-			if !p.Done() {
-				say(cmd, "waiting for the cluster to remove it (--no-wait does not; --force removes the hub's record only)")
-			}
-			_, err = p.Wait(cmd.Context())
-			return err
+			return patiently(cmd, "waiting for the cluster to remove it (--no-wait does not; --force removes the hub's record only)", func() error {
+				_, err := p.Wait(cmd.Context())
+				return err
+			})
 		},
 	}
 	t.flags(s, cmd)

@@ -1,18 +1,23 @@
 package cli
 
 import (
+	"bytes"
 	"crypto/rand"
 	"crypto/rsa"
 	"crypto/x509"
 	"encoding/base64"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/spf13/cobra"
 )
 
 // registerCluster makes a connected cluster without an agent.
@@ -235,4 +240,27 @@ func TestWaitForCompliance(t *testing.T) {
 	x.ok(create...)
 	r.config = object{"id": base + "x", "properties": object{"complianceState": "Non-Compliant", "errorMessage": "Kustomization cfg/apps: no such file"}}
 	x.fails(1, "not compliant in time: Non-Compliant: Kustomization cfg/apps: no such file", append(create, "--compliance-timeout", "2s")...)
+}
+
+func TestPatience(t *testing.T) {
+	for name, tc := range map[string]struct {
+		takes time.Duration
+		want  string
+	}{"short": {patience / 2, ""}, "long": {2 * patience, "waiting for rain\n"}} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				var said bytes.Buffer
+				cmd := &cobra.Command{}
+				cmd.SetErr(&said)
+				failure := errors.New("dry")
+				err := patiently(cmd, "waiting for rain", func() error {
+					<-time.After(tc.takes)
+					return failure
+				})
+				if err != failure || said.String() != tc.want {
+					t.Errorf("got %v and %q, want %q", err, said.String(), tc.want)
+				}
+			})
+		})
+	}
 }
