@@ -1,6 +1,8 @@
 package cli
 
 import (
+	"bytes"
+	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
@@ -87,4 +89,24 @@ func TestMissingFlags(t *testing.T) {
 	x.fails(1, `required flag(s) "name" not set`, "k8s-configuration", "flux", "show", "-g", "g", "-c", "c")
 	x.fails(1, "give --resource-group or set RESOURCE_GROUP", "k8s-configuration", "flux", "show", "-c", "c", "-n", "x")
 	x.fails(1, "there is nothing to change", "k8s-configuration", "flux", "update", "-g", "g", "-c", "c", "-n", "x")
+}
+
+// TestComplaintsAreClean keeps what others wrote from steering the terminal.
+func TestComplaintsAreClean(t *testing.T) {
+	_, x := record(t)
+	said := x.run("k8s-configuration", "flux", "show", "-g", "g", "-c", "c", "--unknown\x1b[31m")
+	if said.code != 1 || strings.Contains(said.err, "\x1b") {
+		t.Errorf("exit code %d and %q", said.code, said.err)
+	}
+}
+
+func TestInterruptedCommand(t *testing.T) {
+	_, x := record(t)
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	var out, complaints bytes.Buffer
+	code := Run(ctx, []string{"group", "list"}, Streams{In: strings.NewReader(""), Out: &out, Err: &complaints}, func(n string) string { return x.env[n] })
+	if code != 1 || !strings.Contains(complaints.String(), "interrupted") || !strings.Contains(complaints.String(), "goes on") {
+		t.Errorf("exit code %d and %q", code, complaints.String())
+	}
 }

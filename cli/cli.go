@@ -41,7 +41,12 @@ func Run(ctx context.Context, args []string, streams Streams, env func(string) s
 	if err == nil {
 		return exitOK
 	}
-	fmt.Fprintln(streams.Err, "error:", explain(err))
+	for i, line := range strings.Split(explain(err).Error(), "\n") { // errors quote what others wrote
+		if i == 0 {
+			line = "error: " + line
+		}
+		fmt.Fprintln(streams.Err, clean(line))
+	}
 	if client.IsNotFound(err) || errors.Is(err, errMissing) {
 		return exitNotFound
 	}
@@ -162,6 +167,8 @@ func explain(err error) error {
 		return fmt.Errorf("%w\nlog in anew with \"headwater login\", or check AZURE_TENANT_ID, AZURE_CLIENT_ID and AZURE_CLIENT_SECRET", err)
 	case errors.As(err, &hub):
 		return fmt.Errorf("%s%s", describe(hub.Detail), advice(hub.Detail.Code))
+	case errors.Is(err, context.Canceled):
+		return fmt.Errorf("interrupted: %w\nwhat the hub has taken goes on; the show commands tell how far it is", err)
 	case strings.Contains(err.Error(), "x509:"):
 		return fmt.Errorf("%w\nthe hub's certificate is not trusted: give its authority with \"headwater login --ca FILE\" or HEADWATER_CA", err)
 	}

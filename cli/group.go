@@ -88,7 +88,7 @@ func (s *session) groupShow() *cobra.Command {
 
 func (s *session) groupDelete() *cobra.Command {
 	var name string
-	var yes bool
+	var yes, noWait bool
 	cmd := &cobra.Command{
 		Use: "delete", Short: "Delete a resource group with everything in it", Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -99,11 +99,18 @@ func (s *session) groupDelete() *cobra.Command {
 			if err := confirm(cmd, yes, "Delete the resource group "+name+" with all clusters and configurations in it?"); err != nil {
 				return err
 			}
-			_, err = client.Delete(cmd.Context(), c, c.GroupID(name), client.VersionCore, false)
-			return err
+			p, err := client.Delete(cmd.Context(), c, c.GroupID(name), client.VersionCore, false)
+			if err != nil || noWait {
+				return err
+			}
+			return patiently(cmd, "waiting until everything in it is gone (--no-wait does not)", func() error {
+				_, err := p.Wait(cmd.Context())
+				return err
+			})
 		},
 	}
 	nameFlag(cmd, &name, "resource group")
 	cmd.Flags().BoolVarP(&yes, "yes", "y", false, "do not ask")
+	cmd.Flags().BoolVar(&noWait, "no-wait", false, "do not wait until everything in it is gone")
 	return cmd
 }
