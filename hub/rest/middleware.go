@@ -102,7 +102,7 @@ func (s *Server) observe(m meters, next http.Handler) http.Handler {
 		took := time.Since(start)
 		m.requests.WithLabelValues(method, strconv.Itoa(sw.status)).Inc()
 		m.seconds.WithLabelValues(method).Observe(took.Seconds())
-		s.log.LogAttrs(r.Context(), slog.LevelInfo, "request", slog.String("method", method), slog.String("path", clip(r.URL.Path)),
+		s.log.LogAttrs(r.Context(), slog.LevelInfo, "request", slog.String("method", method), slog.String("path", r.URL.Path),
 			slog.Int("status", sw.status), slog.Duration("took", took), slog.String("requestId", w.Header().Get(arm.HeaderRequestID)),
 			slog.String("correlationId", w.Header().Get(arm.HeaderCorrelationID)))
 	})
