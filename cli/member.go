@@ -79,7 +79,7 @@ func (k *kube) identity(ctx context.Context) (id, public string, err error) {
 	}
 	public, err = publicOf(secret.Data["tls.key"])
 	if err != nil {
-		return "", "", fmt.Errorf("Secret %s/%s %w: delete it and connect again", agentNamespace, identityName, err)
+		return "", "", fmt.Errorf("the Secret %s/%s %w: delete it and connect again", agentNamespace, identityName, err)
 	}
 	return string(secret.Data["cluster-id"]), public, nil
 }

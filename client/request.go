@@ -21,7 +21,6 @@ import (
 const (
 	VersionConfiguration = "2025-04-01"
 	VersionCluster       = "2024-01-01"
-	VersionManaged       = "2024-05-01"
 	VersionCore          = "2022-09-01"
 )
 
