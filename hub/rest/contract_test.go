@@ -196,7 +196,9 @@ func TestComplianceOfASilentAgent(t *testing.T) {
 	h.report(id, resource.FluxConfigurationObserved{AcceptedGeneration: 1, ComplianceState: resource.Compliant, StatusGeneration: 1})
 	now := h.clock()
 	h.report(inCluster, resource.ClusterObserved{LastConnectivityTime: &now, TotalNodeCount: 3, AgentVersion: "1.2.3"})
-	state := func() any { return h.must(200, "GET", path(id, "2025-04-01"), "").property(t, "properties.complianceState") }
+	state := func() any {
+		return h.must(200, "GET", path(id, "2025-04-01"), "").property(t, "properties.complianceState")
+	}
 	if got := state(); got != resource.Compliant {
 		t.Errorf("connected: %v", got)
 	}
