@@ -180,8 +180,11 @@ func (h *Hub) open(ctx context.Context) (err error) {
 // directory's endpoints are its own, the rest is the users' door.
 func (h *Hub) doors(ctx context.Context) (http.Handler, error) {
 	c := h.config
-	v, err := vault.New(ctx, vault.Config{Store: h.store, KeyFile: filepath.Join(c.DataDir, "vault.key"),
-		KeeperURL: c.KeeperURL, Clock: c.Clock, Logger: h.log})
+	keys := vault.Config{Store: h.store, KeeperURL: c.KeeperURL, Clock: c.Clock, Logger: h.log}
+	if c.KeeperURL == "" {
+		keys.KeyFile = filepath.Join(c.DataDir, "vault.key")
+	}
+	v, err := vault.New(ctx, keys)
 	if err != nil {
 		return nil, err
 	}
