@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -91,8 +92,20 @@ func TestStories(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	testscript.Run(t, testscript.Params{
-		Dir:                 "testdata",
+	files, err := filepath.Glob(filepath.Join("testdata", "*.txtar"))
+	if err != nil || len(files) == 0 {
+		t.Fatalf("found %d stories: %v", len(files), err)
+	}
+	// One after the other: some take the hub or the agent away.
+	for _, file := range files {
+		name := strings.TrimSuffix(filepath.Base(file), ".txtar")
+		t.Run(name, func(t *testing.T) { testscript.Run(t, story(t, file, variables)) })
+	}
+}
+
+func story(t *testing.T, file string, variables []dev.Variable) testscript.Params {
+	return testscript.Params{
+		Files:               []string{file},
 		RequireExplicitExec: true,
 		RequireUniqueNames:  true,
 		Setup: func(env *testscript.Env) error {
@@ -104,7 +117,7 @@ func TestStories(t *testing.T) {
 			return nil
 		},
 		Cmds: verbs(t),
-	})
+	}
 }
 
 // moduleRoot is the folder of go.mod.

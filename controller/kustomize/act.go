@@ -80,19 +80,27 @@ func (l *loop) recordIntent(ctx context.Context, s *scope) error {
 		return nil
 	}
 	old := apply.Refs(s.obj.Status.Inventory)
+	s.recorded = old
 	union := apply.Union(s.refs, old)
 	l.track(s, union)
 	if len(apply.Missing(s.refs, old)) == 0 {
 		return nil
 	}
-	s.obj.Status.Inventory = apply.Inventory(union)
-	intent := &kustomizev1.Kustomization{ObjectMeta: *s.obj.ObjectMeta.DeepCopy()}
-	before := intent.DeepCopy()
-	intent.Status.Inventory = s.obj.Status.Inventory
-	if err := l.client.Status().Patch(ctx, intent, client.MergeFrom(before), client.FieldOwner(fieldOwner)); err != nil {
+	return l.writeInventory(ctx, s, union)
+}
+
+// writeInventory writes nothing but the inventory: the status that is written
+// at the end is compared with what was read at the beginning.
+func (l *loop) writeInventory(ctx context.Context, s *scope, refs []apply.Ref) error {
+	before := &kustomizev1.Kustomization{ObjectMeta: *s.obj.ObjectMeta.DeepCopy()}
+	before.Status.Inventory = s.obj.Status.Inventory
+	after := before.DeepCopy()
+	after.Status.Inventory = apply.Inventory(refs)
+	if err := l.client.Status().Patch(ctx, after, client.MergeFrom(before), client.FieldOwner(fieldOwner)); err != nil {
 		return phase.Transient(meta.ReconciliationFailedReason, fmt.Errorf("record inventory: %w", err))
 	}
-	s.obj.ResourceVersion = intent.ResourceVersion
+	s.obj.Status.Inventory = apply.Inventory(refs)
+	s.obj.ResourceVersion = after.ResourceVersion
 	return nil
 }
 
@@ -106,6 +114,9 @@ func (l *loop) apply(ctx context.Context, s *scope) error {
 	})
 	s.changes, s.fights = out.Changes, out.Fights
 	if err != nil {
+		if werr := l.withdrawIntent(ctx, s, out.Changes, err); werr != nil {
+			return werr
+		}
 		l.memory.forget(s.key)
 		l.remember(s, meta.ReconciliationFailedReason)
 		if apply.Transient(err) {
@@ -124,6 +135,20 @@ func (l *loop) apply(ctx context.Context, s *scope) error {
 		return phase.Progressing(meta.ProgressingReason, pollPeriod, fmt.Errorf("Waiting for %s before the rest is applied", shorten(names)))
 	}
 	return nil
+}
+
+// withdrawIntent takes out of the inventory what was to be made and surely was
+// not: nobody may have the right to delete it either.
+func (l *loop) withdrawIntent(ctx context.Context, s *scope, made []apply.Change, err error) error {
+	uncertain, all := apply.Uncertain(err)
+	if all {
+		return nil
+	}
+	refs := apply.Union(s.recorded, append(refsOf(made), uncertain...))
+	if len(refs) == len(apply.Refs(s.obj.Status.Inventory)) {
+		return nil
+	}
+	return l.writeInventory(ctx, s, refs)
 }
 
 func refsOf(changes []apply.Change) []apply.Ref {

@@ -51,9 +51,11 @@ type scope struct {
 	varsDigest string
 	built      *manifest.Result // nil while nothing was built
 	refs       []apply.Ref      // what the build gave, or gave last time
-	changes    []apply.Change
-	fights     []apply.Fight
-	recheck    time.Duration // when not zero, health is to be looked at by then
+	// recorded is the inventory as it was before this reconcile.
+	recorded []apply.Ref
+	changes  []apply.Change
+	fights   []apply.Fight
+	recheck  time.Duration // when not zero, health is to be looked at by then
 }
 
 func (l *loop) begin(k *kustomizev1.Kustomization) *scope {

@@ -3,10 +3,12 @@ package apply
 import (
 	"errors"
 	"fmt"
+	"net/http"
 	"regexp"
 	"strings"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 )
@@ -92,4 +94,38 @@ func Transient(err error) bool {
 		return true
 	}
 	return isTransient(err)
+}
+
+// Uncertain lists the objects whose request failed in a way that leaves open
+// whether it was carried out, such as a timeout; all says that err tells
+// nothing about single objects. A request that the API server refused was not
+// carried out.
+func Uncertain(err error) (refs []Ref, all bool) {
+	errs := []error{err}
+	var many joinedErrors
+	if errors.As(err, &many) {
+		errs = many
+	}
+	for _, err := range errs {
+		var e *ObjectError
+		if !errors.As(err, &e) {
+			return nil, true
+		}
+		if !refused(e.Err) {
+			refs = append(refs, e.Ref)
+		}
+	}
+	return refs, false
+}
+
+func refused(err error) bool {
+	if meta.IsNoMatchError(err) {
+		return true
+	}
+	var status apierrors.APIStatus
+	if !errors.As(err, &status) || isTransient(err) {
+		return false
+	}
+	code := status.Status().Code
+	return code >= http.StatusBadRequest && code < http.StatusInternalServerError
 }

@@ -10,6 +10,7 @@ import (
 	"math"
 	"os"
 	"path/filepath"
+	"slices"
 	"sort"
 	"strings"
 	"sync"
@@ -148,6 +149,18 @@ func (o *objects) locate(h Hash) (*packFile, int64, error) {
 	return nil, 0, fmt.Errorf("%w: no object %s", ErrDamaged, h)
 }
 
+// locateBelow finds the base of a delta of p in the packs that were there
+// before it. A newer pack may hold the same object as a delta of what p holds:
+// looking there would go round in circles.
+func (o *objects) locateBelow(p *packFile, h Hash) (*packFile, int64, error) {
+	for _, older := range o.packs[slices.Index(o.packs, p)+1:] {
+		if off, ok := older.find(h); ok {
+			return older, off, nil
+		}
+	}
+	return nil, 0, fmt.Errorf("%w: no base %s of a delta", ErrDamaged, h)
+}
+
 // read gives type and content of an object; the content must not be changed.
 func (o *objects) read(h Hash) (byte, []byte, error) {
 	p, off, err := o.locate(h)
@@ -201,7 +214,7 @@ func (o *objects) chain(p *packFile, off int64) (byte, []byte, error) {
 		}
 		if base, ok := p.find(e.baseHash); ok {
 			off = base
-		} else if p, off, err = o.locate(e.baseHash); err != nil {
+		} else if p, off, err = o.locateBelow(p, e.baseHash); err != nil {
 			return 0, nil, err
 		}
 	}
