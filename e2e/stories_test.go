@@ -1,5 +1,3 @@
-// Package e2e tells whole stories about Headwater, each in a file of testdata,
-// on one system with everything real but the node.
 package e2e
 
 import (
