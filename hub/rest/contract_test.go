@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/http"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -311,5 +312,25 @@ func TestManagedCluster(t *testing.T) {
 		if !strings.Contains(all.body, want) {
 			t.Errorf("resources without %s: %s", want, all.body)
 		}
+	}
+}
+
+func TestChangesAtTheSameTime(t *testing.T) {
+	h := start(t)
+	h.furnish()
+	id := path(inConfigurations+"/apps", "2023-05-01")
+	h.must(201, "PUT", id, gitBody)
+	var all sync.WaitGroup
+	for i := range 8 {
+		all.Go(func() {
+			if a := h.send("PATCH", id, fmt.Sprintf(`{"properties":{"kustomizations":{"k%d":{"path":"./k%d"}}}}`, i, i)); a.status != 202 {
+				t.Errorf("PATCH %d: %d %s", i, a.status, a.body)
+			}
+		})
+	}
+	all.Wait()
+	got, ok := h.must(200, "GET", id, "").property(t, "properties.kustomizations").(map[string]any)
+	if !ok || len(got) != 2+8 {
+		t.Errorf("%d kustomizations, want all ten: an acknowledged change was lost", len(got))
 	}
 }

@@ -14,8 +14,13 @@ import (
 	"headwater.dev/api/arm"
 )
 
-// maxBody bounds what a client may send, in bytes.
-const maxBody = 1 << 20
+const (
+	// maxBody bounds what a client may send, in bytes.
+	maxBody = 1 << 20
+	// readPatience and writePatience bound how long a client may take to send a
+	// request and to take its answer.
+	readPatience, writePatience = 30 * time.Second, 2 * time.Minute
+)
 
 var traceID = regexp.MustCompile(`^[-A-Za-z0-9_.{}:|]{1,128}$`)
 
@@ -80,6 +85,9 @@ func (w *statusWriter) WriteHeader(status int) {
 	w.ResponseWriter.WriteHeader(status)
 }
 
+// Unwrap lets deadlines be set through the wrapper.
+func (w *statusWriter) Unwrap() http.ResponseWriter { return w.ResponseWriter }
+
 func (w *statusWriter) Write(b []byte) (int, error) {
 	if w.status == 0 {
 		w.status = http.StatusOK
@@ -125,9 +133,12 @@ func recovered(log *slog.Logger, next http.Handler) http.Handler {
 	})
 }
 
-// limit bounds the body of a request.
+// limit bounds the body of a request, and the time that it may take.
 func limit(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		control := http.NewResponseController(w)
+		_ = control.SetReadDeadline(time.Now().Add(readPatience))   // a connection that has none
+		_ = control.SetWriteDeadline(time.Now().Add(writePatience)) // goes without
 		r.Body = http.MaxBytesReader(w, r.Body, maxBody)
 		next.ServeHTTP(w, r)
 	})

@@ -17,7 +17,7 @@ import (
 
 // attempts is how often a write is repeated when an agent's report came
 // between reading and writing.
-const attempts = 8
+const attempts = 16
 
 // entry is a record with its desired part read.
 type entry[P any] struct {

@@ -2,6 +2,7 @@ package rest
 
 import (
 	"net/http"
+	"slices"
 	"strings"
 
 	"headwater.dev/api/arm"
@@ -38,23 +39,32 @@ const (
 	typeCatalogue    = "Microsoft.KubernetesConfiguration/extensionTypes"
 )
 
-// routes is the whole API on one screen.
+// Paths, with literals in lower case.
+const (
+	sub     = "/subscriptions/{sub}"
+	grouped = sub + "/resourcegroups/{group}"
+	kube    = "/providers/microsoft.kubernetes/connectedclusters"
+	aks     = "/providers/microsoft.containerservice/managedclusters"
+	conf    = grouped + "/providers/{rp}/{kind}/{cluster}/providers/microsoft.kubernetesconfiguration"
+	flux    = conf + "/fluxconfigurations"
+	ext     = conf + "/extensions"
+	v1      = conf + "/sourcecontrolconfigurations"
+	located = sub + "/providers/microsoft.kubernetesconfiguration/locations/{location}/extensiontypes"
+)
+
+// routes is the whole API: three tables, a screen each.
 func (s *Server) routes() http.Handler {
-	const (
-		sub     = "/subscriptions/{sub}"
-		group   = sub + "/resourcegroups/{group}"
-		cluster = group + "/providers/{rp}/{kind}/{cluster}"
-		conf    = cluster + "/providers/microsoft.kubernetesconfiguration"
-		flux    = conf + "/fluxconfigurations"
-		ext     = conf + "/extensions"
-		v1      = conf + "/sourcecontrolconfigurations"
-		kube    = "/providers/microsoft.kubernetes/connectedclusters"
-		aks     = "/providers/microsoft.containerservice/managedclusters"
-		located = sub + "/providers/microsoft.kubernetesconfiguration/locations/{location}/extensiontypes"
-	)
-	connected, managed := s.clusters(resource.TypeConnectedCluster), s.clusters(resource.TypeManagedCluster)
-	fluxes, extensions := s.configurations(), s.extensions()
-	table := []route{
+	mux := http.NewServeMux()
+	for _, r := range slices.Concat(s.coreRoutes(), s.clusterRoutes(), s.configurationRoutes()) {
+		mux.Handle(r.pattern, s.guard(r))
+	}
+	mux.HandleFunc("GET /metadata/endpoints", s.metadata) // the only one that needs no token
+	return unrouted(s, mux)
+}
+
+// coreRoutes are those of every Azure Resource Manager.
+func (s *Server) coreRoutes() []route {
+	return []route{
 		{"GET /subscriptions", typeSubscription, "", ofTenant, s.listSubscriptions},
 		{"GET /tenants", typeSubscription, "", ofTenant, s.listTenants},
 		{"GET " + sub, typeSubscription, "read", ofSubscription, s.getSubscription},
@@ -65,28 +75,39 @@ func (s *Server) routes() http.Handler {
 		{"POST " + sub + "/providers/{ns}/register", typeProvider, "register/action", ofSubscription, s.registerProvider},
 		{"POST " + sub + "/providers/{ns}/unregister", typeProvider, "unregister/action", ofSubscription, s.unregisterProvider},
 		{"GET /providers/{ns}/operations", typeProvider, "", ofTenant, s.listOperations},
-
 		{"GET " + sub + "/resourcegroups", resource.TypeResourceGroup, "", ofSubscription, s.listGroups},
-		{"GET " + group, resource.TypeResourceGroup, "read", ofGroup, s.getGroup},
-		{"HEAD " + group, resource.TypeResourceGroup, "read", ofGroup, s.headGroup},
-		{"PUT " + group, resource.TypeResourceGroup, "write", ofGroup, s.putGroup},
-		{"PATCH " + group, resource.TypeResourceGroup, "write", ofGroup, s.patchGroup},
-		{"DELETE " + group, resource.TypeResourceGroup, "delete", ofGroup, s.deleteGroup},
-		{"GET " + group + "/resources", resource.TypeResourceGroup, "", ofGroup, s.listResources},
+		{"GET " + grouped, resource.TypeResourceGroup, "read", ofGroup, s.getGroup},
+		{"HEAD " + grouped, resource.TypeResourceGroup, "read", ofGroup, s.headGroup},
+		{"PUT " + grouped, resource.TypeResourceGroup, "write", ofGroup, s.putGroup},
+		{"PATCH " + grouped, resource.TypeResourceGroup, "write", ofGroup, s.patchGroup},
+		{"DELETE " + grouped, resource.TypeResourceGroup, "delete", ofGroup, s.deleteGroup},
+		{"GET " + grouped + "/resources", resource.TypeResourceGroup, "", ofGroup, s.listResources},
+	}
+}
 
+// clusterRoutes are those of the clusters.
+func (s *Server) clusterRoutes() []route {
+	connected, managed := s.clusters(resource.TypeConnectedCluster), s.clusters(resource.TypeManagedCluster)
+	return []route{
 		{"GET " + sub + kube, resource.TypeConnectedCluster, "", ofSubscription, connected.list},
-		{"GET " + group + kube, resource.TypeConnectedCluster, "", ofGroup, connected.list},
-		{"GET " + group + kube + "/{cluster}", resource.TypeConnectedCluster, "read", ofCluster, connected.get},
-		{"PUT " + group + kube + "/{cluster}", resource.TypeConnectedCluster, "write", ofCluster, connected.put},
-		{"PATCH " + group + kube + "/{cluster}", resource.TypeConnectedCluster, "write", ofCluster, connected.patch},
-		{"DELETE " + group + kube + "/{cluster}", resource.TypeConnectedCluster, "delete", ofCluster, connected.delete},
+		{"GET " + grouped + kube, resource.TypeConnectedCluster, "", ofGroup, connected.list},
+		{"GET " + grouped + kube + "/{cluster}", resource.TypeConnectedCluster, "read", ofCluster, connected.get},
+		{"PUT " + grouped + kube + "/{cluster}", resource.TypeConnectedCluster, "write", ofCluster, connected.put},
+		{"PATCH " + grouped + kube + "/{cluster}", resource.TypeConnectedCluster, "write", ofCluster, connected.patch},
+		{"DELETE " + grouped + kube + "/{cluster}", resource.TypeConnectedCluster, "delete", ofCluster, connected.delete},
 		{"GET " + sub + aks, resource.TypeManagedCluster, "", ofSubscription, managed.list},
-		{"GET " + group + aks, resource.TypeManagedCluster, "", ofGroup, managed.list},
-		{"GET " + group + aks + "/{cluster}", resource.TypeManagedCluster, "read", ofCluster, managed.get},
-		{"PUT " + group + aks + "/{cluster}", resource.TypeManagedCluster, "write", ofCluster, managed.put},
-		{"PATCH " + group + aks + "/{cluster}", resource.TypeManagedCluster, "write", ofCluster, managed.patch},
-		{"DELETE " + group + aks + "/{cluster}", resource.TypeManagedCluster, "delete", ofCluster, managed.delete},
+		{"GET " + grouped + aks, resource.TypeManagedCluster, "", ofGroup, managed.list},
+		{"GET " + grouped + aks + "/{cluster}", resource.TypeManagedCluster, "read", ofCluster, managed.get},
+		{"PUT " + grouped + aks + "/{cluster}", resource.TypeManagedCluster, "write", ofCluster, managed.put},
+		{"PATCH " + grouped + aks + "/{cluster}", resource.TypeManagedCluster, "write", ofCluster, managed.patch},
+		{"DELETE " + grouped + aks + "/{cluster}", resource.TypeManagedCluster, "delete", ofCluster, managed.delete},
+	}
+}
 
+// configurationRoutes are those of what is configured in a cluster.
+func (s *Server) configurationRoutes() []route {
+	fluxes, extensions := s.configurations(), s.extensions()
+	return []route{
 		{"GET " + flux, resource.TypeFluxConfiguration, "", ofCluster, fluxes.list},
 		{"GET " + flux + "/{name}", resource.TypeFluxConfiguration, "read", ofResource, fluxes.get},
 		{"PUT " + flux + "/{name}", resource.TypeFluxConfiguration, "write", ofResource, fluxes.put},
@@ -99,7 +120,6 @@ func (s *Server) routes() http.Handler {
 		{"PATCH " + ext + "/{name}", resource.TypeExtension, "write", ofResource, extensions.patch},
 		{"DELETE " + ext + "/{name}", resource.TypeExtension, "delete", ofResource, extensions.delete},
 		{"GET " + ext + "/{name}/operations/{op}", resource.TypeExtension, "read", ofOperation, extensions.operation},
-
 		{"GET " + v1, typeSourceV1, "read", ofCluster, s.listSourceV1},
 		{"GET " + v1 + "/{name}", typeSourceV1, "read", ofResource, s.getSourceV1},
 		{"PUT " + v1 + "/{name}", typeSourceV1, "write", ofResource, s.putSourceV1},
@@ -109,12 +129,6 @@ func (s *Server) routes() http.Handler {
 		{"GET " + located, typeCatalogue, "read", ofSubscription, s.listExtensionTypes},
 		{"GET " + located + "/{type}", typeCatalogue, "read", ofSubscription, s.getExtensionType},
 	}
-	mux := http.NewServeMux()
-	for _, r := range table {
-		mux.Handle(r.pattern, s.guard(r))
-	}
-	mux.HandleFunc("GET /metadata/endpoints", s.metadata) // the only one that needs no token
-	return unrouted(s, mux)
 }
 
 // unrouted words the mux's plain 404 and 405 as ARM does, for those who are
