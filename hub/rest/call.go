@@ -73,7 +73,10 @@ func (c *call) body() (map[string]any, error) {
 			return nil, arm.Errorf(arm.CodeUnsupportedMediaType, "The content type '%s' is not supported: send application/json.", clip(ct))
 		}
 	}
+	control := http.NewResponseController(c.w)
+	_ = control.SetReadDeadline(time.Now().Add(readPatience)) // a connection without deadlines goes without
 	raw, err := io.ReadAll(c.r.Body)
+	_ = control.SetReadDeadline(time.Time{})
 	var tooLarge *http.MaxBytesError
 	if errors.As(err, &tooLarge) {
 		return nil, arm.Errorf(arm.CodeBodyTooLarge, "The request body is larger than %d bytes.", tooLarge.Limit)

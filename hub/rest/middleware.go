@@ -18,7 +18,7 @@ const (
 	// maxBody bounds what a client may send, in bytes.
 	maxBody = 1 << 20
 	// readPatience and writePatience bound how long a client may take to send a
-	// request and to take its answer.
+	// body and to take its answer.
 	readPatience, writePatience = 30 * time.Second, 2 * time.Minute
 )
 
@@ -137,10 +137,10 @@ func recovered(log *slog.Logger, next http.Handler) http.Handler {
 func limit(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		control := http.NewResponseController(w)
-		_ = control.SetReadDeadline(time.Now().Add(readPatience))   // a connection that has none
-		_ = control.SetWriteDeadline(time.Now().Add(writePatience)) // goes without
+		_ = control.SetWriteDeadline(time.Now().Add(writePatience)) // a connection without deadlines goes without
 		r.Body = http.MaxBytesReader(w, r.Body, maxBody)
 		next.ServeHTTP(w, r)
+		_ = control.SetWriteDeadline(time.Time{}) // the connection serves others later
 	})
 }
 
