@@ -1,9 +1,15 @@
 package hub
 
 import (
+	"bytes"
 	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
 	"net/http"
+	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -240,5 +246,57 @@ func TestRestartInTheMiddle(t *testing.T) {
 	}
 	if props := done["properties"].(map[string]any); props["provisioningState"] != "Succeeded" {
 		t.Errorf("after the restart: %v", props["provisioningState"])
+	}
+}
+
+// TestCanary looks for a secret in everything that the hub leaves on disk, says
+// in its log, and answers.
+func TestCanary(t *testing.T) {
+	const canary, encoded = "canary-4711-secret", "Y2FuYXJ5LTQ3MTEtc2VjcmV0"
+	var log bytes.Buffer
+	dir := t.TempDir()
+	r := run(t, Config{DataDir: dir, Logger: slog.New(slog.NewJSONHandler(&log, &slog.HandlerOptions{Level: slog.LevelDebug}))})
+	c := own(t, r)
+	ctx := t.Context()
+	if _, err := client.Put[any](ctx, c, c.GroupID(sdkGroup), client.VersionCore, map[string]any{"location": "local"}); err != nil {
+		t.Fatal(err)
+	}
+	id := c.ClusterID(sdkGroup, "Microsoft.ContainerService", "managedClusters", sdkCluster) // no key: not sealed, only wrapped
+	if _, err := client.Put[any](ctx, c, id, "2024-05-01", map[string]any{"location": "local"}); err != nil {
+		t.Fatal(err)
+	}
+	props := map[string]any{"gitRepository": map[string]any{"url": "https://git.example/apps.git", "httpsUser": "me"},
+		"configurationProtectedSettings": map[string]any{"httpsKey": encoded}}
+	put, err := client.Put[map[string]any](ctx, c, client.ConfigurationID(id, "apps"), client.VersionConfiguration, map[string]any{"properties": props})
+	if err != nil {
+		t.Fatal(err)
+	}
+	props["configurationProtectedSettings"] = map[string]any{"wrong": encoded}
+	_, refused := client.Put[any](ctx, c, client.ConfigurationID(id, "apps"), client.VersionConfiguration, map[string]any{"properties": props})
+	if refused == nil {
+		t.Error("an unknown protected setting is taken")
+	}
+	if err := r.stop(); err != nil {
+		t.Fatal(err)
+	}
+	said := map[string]string{"log": log.String(), "answer": fmt.Sprint(put.Accepted()), "refusal": fmt.Sprint(refused)}
+	err = filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
+		if err != nil || d.IsDir() {
+			return err
+		}
+		raw, err := os.ReadFile(path)
+		said[path] = string(raw)
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(said) < 8 {
+		t.Fatalf("looked at %d things only", len(said))
+	}
+	for where, what := range said {
+		if strings.Contains(what, canary) || strings.Contains(what, encoded) {
+			t.Errorf("the secret is in %s", where)
+		}
 	}
 }

@@ -334,3 +334,25 @@ func TestChangesAtTheSameTime(t *testing.T) {
 		t.Errorf("%d kustomizations, want all ten: an acknowledged change was lost", len(got))
 	}
 }
+
+func TestRunningOperations(t *testing.T) {
+	h := start(t)
+	h.furnish()
+	running := path(inCluster+"/providers/Microsoft.KubernetesConfiguration/operations", "2023-05-01")
+	names := func() int {
+		all, ok := h.must(200, "GET", running, "").object(t)["value"].([]any)
+		if !ok {
+			t.Fatal("no list")
+		}
+		return len(all)
+	}
+	h.must(201, "PUT", path(inConfigurations+"/apps", "2023-05-01"), gitBody)
+	if got := names(); got != 2 {
+		t.Errorf("%d operations run, want those of the configuration and its extension", got)
+	}
+	h.accept(inConfigurations + "/apps")
+	h.accept(inExtensions + "/flux")
+	if got := names(); got != 0 {
+		t.Errorf("%d operations run after both were taken", got)
+	}
+}

@@ -101,6 +101,50 @@ func (h child[P]) status(o resource.Operation, e entry[P], now time.Time) (arm.O
 	return doc, nil
 }
 
+// listRunning lists the operations of a cluster that have not ended.
+func (s *Server) listRunning(c *call) error {
+	cluster, err := c.loadCluster()
+	if err != nil {
+		return err
+	}
+	fluxes, extensions := s.configurations(), s.extensions()
+	page := arm.Page[arm.Operation]{Value: []arm.Operation{}}
+	_, err = store.Each(c.ctx(), s.store, cluster.record.Key+"/providers/", func(r store.Record) error {
+		resourceKey, _, ok := strings.Cut(r.Key, "/operations/")
+		if !ok {
+			return nil
+		}
+		var o resource.Operation
+		if err := json.Unmarshal(r.Desired, &o); err != nil {
+			return err
+		}
+		var doc arm.Operation
+		var err error
+		if strings.HasPrefix(r.Key, fluxes.prefix(cluster.record.Key)) {
+			doc, err = statusAt(c, fluxes, o, resourceKey)
+		} else {
+			doc, err = statusAt(c, extensions, o, resourceKey)
+		}
+		if err == nil && !doc.Done() {
+			page.Value = append(page.Value, doc)
+		}
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	return c.reply(http.StatusOK, page)
+}
+
+// statusAt derives an operation's document from the resource under key.
+func statusAt[P any](c *call, h child[P], o resource.Operation, key string) (arm.Operation, error) {
+	e, err := load[P](c.ctx(), c.server.store, key)
+	if err != nil {
+		return arm.Operation{}, err
+	}
+	return h.status(o, e, c.now)
+}
+
 func detail(d resource.ErrorDetail) *arm.Error {
 	e := &arm.Error{Code: d.Code, Message: d.Message, Target: d.Target}
 	for _, inner := range d.Details {

@@ -120,6 +120,7 @@ func (s *Server) configurationRoutes() []route {
 		{"PATCH " + ext + "/{name}", resource.TypeExtension, "write", ofResource, extensions.patch},
 		{"DELETE " + ext + "/{name}", resource.TypeExtension, "delete", ofResource, extensions.delete},
 		{"GET " + ext + "/{name}/operations/{op}", resource.TypeExtension, "read", ofOperation, extensions.operation},
+		{"GET " + conf + "/operations", resource.TypeExtension, "read", ofCluster, s.listRunning},
 		{"GET " + v1, typeSourceV1, "read", ofCluster, s.listSourceV1},
 		{"GET " + v1 + "/{name}", typeSourceV1, "read", ofResource, s.getSourceV1},
 		{"PUT " + v1 + "/{name}", typeSourceV1, "write", ofResource, s.putSourceV1},
