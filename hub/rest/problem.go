@@ -18,7 +18,7 @@ func statusOf(code string) int {
 		return http.StatusNotFound
 	case arm.CodeMethodNotAllowed:
 		return http.StatusMethodNotAllowed
-	case arm.CodeNotRegistered, arm.CodeConflict, arm.CodeResourceBeingDeleted, arm.CodeGroupNotEmpty:
+	case arm.CodeNotRegistered, arm.CodeConflict, arm.CodeResourceBeingDeleted:
 		return http.StatusConflict
 	case arm.CodeUnauthenticated:
 		return http.StatusUnauthorized
