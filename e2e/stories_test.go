@@ -13,7 +13,6 @@ import (
 	"github.com/rogpeppe/go-internal/testscript"
 
 	"headwater.dev/dev"
-	"headwater.dev/dev/k8s"
 	"headwater.dev/dev/node"
 )
 
@@ -116,14 +115,4 @@ func story(t *testing.T, file string, variables []dev.Variable) testscript.Param
 		},
 		Cmds: verbs(t),
 	}
-}
-
-// moduleRoot is the folder of go.mod.
-func moduleRoot(t *testing.T) string {
-	t.Helper()
-	root, err := k8s.ModuleRoot()
-	if err != nil {
-		t.Fatal(err)
-	}
-	return root
 }

@@ -53,7 +53,7 @@ func TestProtectedSettings(t *testing.T) {
 	}
 	cleared := strings.Replace(strings.Replace(withSecret(t), `"httpsKey":"`+canary+`"`, "", 1), `"httpsUser":"me",`, "", 1)
 	a := h.must(200, "PUT", v, cleared)
-	if d := h.desired(cfg); d.ProtectedVersion != "" || d.ProtectedKeys != nil && len(d.ProtectedKeys) > 0 {
+	if d := h.desired(cfg); d.ProtectedVersion != "" || len(d.ProtectedKeys) > 0 {
 		t.Errorf("{} does not clear: %+v", d)
 	}
 	if got := a.property(t, "properties.configurationProtectedSettings"); cmp.Diff(map[string]any{}, got) != "" {

@@ -66,7 +66,6 @@ type hub struct {
 	mu         sync.Mutex
 	now        time.Time
 	ids        int
-	log        bytes.Buffer
 	transcript strings.Builder
 }
 

@@ -92,7 +92,7 @@ func (w *Watcher) managers(l *Live, entries []metav1.ManagedFieldsEntry) {
 		}
 		if f.Manager == w.manager && f.Operation == metav1.ManagedFieldsOperationApply {
 			if f.FieldsV1 != nil {
-				l.Fields = digestFields(f.FieldsV1.Raw)
+				l.Fields = digestFields(f.FieldsV1.GetRawBytes())
 			}
 			continue
 		}

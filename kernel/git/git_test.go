@@ -183,15 +183,13 @@ func TestFetchOverEveryTransport(t *testing.T) {
 // version0 is the server as one that knows nothing of version 2.
 func version0(f *fixture) http.Handler {
 	to, _ := url.Parse(f.BaseURL())
-	p := httputil.NewSingleHostReverseProxy(to)
-	p.Transport = trusting(f)
-	director := p.Director
-	p.Director = func(r *http.Request) {
-		director(r)
-		r.Host = to.Host
-		r.Header.Del("Git-Protocol")
+	return &httputil.ReverseProxy{
+		Transport: trusting(f),
+		Rewrite: func(r *httputil.ProxyRequest) {
+			r.SetURL(to)
+			r.Out.Header.Del("Git-Protocol")
+		},
 	}
-	return p
 }
 
 func trusting(f *fixture) http.RoundTripper {
