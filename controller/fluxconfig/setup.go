@@ -1,6 +1,7 @@
 package fluxconfig
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"time"
@@ -72,7 +73,7 @@ func managedCache(mgr ctrl.Manager) (cache.Cache, error) {
 func (r *reconciler) owners(ctx context.Context, obj client.Object) []reconcile.Request {
 	l := obj.GetLabels()
 	if l[config.LabelManaged] == "true" {
-		return r.labelled(ctx, l)
+		return r.labelled(ctx, obj)
 	}
 	if name := l[kustomizev1.GroupVersion.Group+"/name"]; name != "" {
 		return r.appliedBy(ctx, types.NamespacedName{Namespace: l[kustomizev1.GroupVersion.Group+"/namespace"], Name: name})
@@ -83,12 +84,17 @@ func (r *reconciler) owners(ctx context.Context, obj client.Object) []reconcile.
 	return nil
 }
 
-func (r *reconciler) labelled(ctx context.Context, l map[string]string) []reconcile.Request {
+func (r *reconciler) labelled(ctx context.Context, obj client.Object) []reconcile.Request {
+	l := obj.GetLabels()
 	if name := l[config.LabelName]; name != "" {
 		return []reconcile.Request{{NamespacedName: types.NamespacedName{Namespace: l[config.LabelNamespace], Name: name}}}
 	}
+	ns := cmp.Or(l[config.LabelNamespace], obj.GetNamespace())
+	if ns == "" {
+		return nil
+	}
 	var list config.FluxConfigList
-	if err := r.client.List(ctx, &list, client.InNamespace(l[config.LabelNamespace])); err != nil {
+	if err := r.client.List(ctx, &list, client.InNamespace(ns)); err != nil {
 		return nil
 	}
 	var out []reconcile.Request
@@ -103,7 +109,7 @@ func (r *reconciler) appliedBy(ctx context.Context, key types.NamespacedName) []
 	if err := r.client.Get(ctx, key, k); err != nil || k.Labels[config.LabelManaged] != "true" {
 		return nil
 	}
-	return r.labelled(ctx, k.Labels)
+	return r.labelled(ctx, k)
 }
 
 func (r *reconciler) ofRelease(ctx context.Context, key types.NamespacedName) []reconcile.Request {
