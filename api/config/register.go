@@ -4,6 +4,8 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
+
+	"headwater.dev/api/resource"
 )
 
 // Group and Version of the API.
@@ -52,16 +54,16 @@ const (
 // of certificates and of TLS material are base64 of what is meant, as all
 // clients send them.
 const (
-	ProtectedSSHPrivateKey   = "sshPrivateKey"
-	ProtectedHTTPSKey        = "httpsKey"
-	ProtectedBucketSecretKey = "bucketSecretKey"
+	ProtectedSSHPrivateKey   = resource.ProtectedSSHPrivateKey
+	ProtectedHTTPSKey        = resource.ProtectedHTTPSKey
+	ProtectedBucketSecretKey = resource.ProtectedBucketSecretKey
 
-	ProtectedAzureBlobAccountKey          = "azureBlob.accountKey"
-	ProtectedAzureBlobSASToken            = "azureBlob.sasToken"
-	ProtectedAzureBlobClientSecret        = "azureBlob.servicePrincipal.clientSecret"
-	ProtectedAzureBlobCertificate         = "azureBlob.servicePrincipal.clientCertificate"
-	ProtectedAzureBlobCertificatePassword = "azureBlob.servicePrincipal.clientCertificatePassword"
-	ProtectedOCIClientCertificate         = "ociRepository.tlsConfig.clientCertificate"
-	ProtectedOCIPrivateKey                = "ociRepository.tlsConfig.privateKey"
-	ProtectedOCICACertificate             = "ociRepository.tlsConfig.caCertificate"
+	ProtectedAzureBlobAccountKey          = resource.ProtectedAzureBlobAccountKey
+	ProtectedAzureBlobSASToken            = resource.ProtectedAzureBlobSASToken
+	ProtectedAzureBlobClientSecret        = resource.ProtectedAzureBlobClientSecret
+	ProtectedAzureBlobCertificate         = resource.ProtectedAzureBlobCertificate
+	ProtectedAzureBlobCertificatePassword = resource.ProtectedAzureBlobCertificatePassword
+	ProtectedOCIClientCertificate         = resource.ProtectedOCIClientCertificate
+	ProtectedOCIPrivateKey                = resource.ProtectedOCIPrivateKey
+	ProtectedOCICACertificate             = resource.ProtectedOCICACertificate
 )
