@@ -300,7 +300,9 @@ func TestReaderRefusesWrongContent(t *testing.T) {
 		"trailing data": {func(w http.ResponseWriter, _ *http.Request) { w.Write(good); w.Write(make([]byte, 8)) }, nil},
 		"truncated":     {func(w http.ResponseWriter, _ *http.Request) { w.Write(good[:len(good)-9]) }, nil},
 		"gone":          {http.NotFound, ErrNotFound},
-		"redirect":      {func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, "http://127.0.0.1:1/", http.StatusFound) }, nil},
+		"redirect": {func(w http.ResponseWriter, r *http.Request) {
+			http.Redirect(w, r, "http://127.0.0.1:1/", http.StatusFound)
+		}, nil},
 	} {
 		server := httptest.NewServer(c.serve)
 		a.URL = server.URL + "/" + a.Path
