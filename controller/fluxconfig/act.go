@@ -6,8 +6,6 @@ import (
 	"time"
 
 	kustomizev1 "github.com/fluxcd/kustomize-controller/api/v1"
-	corev1 "k8s.io/api/core/v1"
-	rbacv1 "k8s.io/api/rbac/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
@@ -27,8 +25,12 @@ func (r *reconciler) apply(ctx context.Context, obj client.Object) error {
 	if err != nil {
 		return err
 	}
-	if r.applied.current(u, r.live(ctx, u)) {
+	live := r.live(ctx, u)
+	if r.applied.current(u, live) {
 		return nil
+	}
+	if err := r.claim(ctx, u, live); err != nil {
+		return err
 	}
 	wanted := digest(u)
 	err = r.client.Apply(ctx, client.ApplyConfigurationFromUnstructured(u), client.FieldOwner(fieldOwner), client.ForceOwnership)
@@ -85,7 +87,7 @@ func (r *reconciler) bind(ctx context.Context, wanted bool, binding client.Objec
 	if r.live(ctx, u) == nil {
 		return nil
 	}
-	return r.delete(ctx, binding)
+	return r.deleteOwn(ctx, binding)
 }
 
 // revoke removes the rights that no other configuration of the namespace needs.
@@ -93,19 +95,19 @@ func (r *reconciler) revoke(ctx context.Context, s *scope) error {
 	ns := s.obj.Namespace
 	want := rightsOf(s.siblings...)
 	if !want.cluster {
-		if err := r.delete(ctx, &rbacv1.ClusterRoleBinding{ObjectMeta: metav1.ObjectMeta{Name: bindingName + "-" + ns}}); err != nil {
+		if err := r.deleteOwn(ctx, clusterRoleBinding(ns)); err != nil {
 			return err
 		}
 	}
 	if !want.namespace {
-		if err := r.delete(ctx, &rbacv1.RoleBinding{ObjectMeta: metav1.ObjectMeta{Name: bindingName, Namespace: ns}}); err != nil {
+		if err := r.deleteOwn(ctx, roleBinding(ns)); err != nil {
 			return err
 		}
 	}
 	if want.cluster || want.namespace {
 		return nil
 	}
-	return r.delete(ctx, &corev1.ServiceAccount{ObjectMeta: metav1.ObjectMeta{Name: config.ServiceAccount, Namespace: ns}})
+	return r.deleteOwn(ctx, serviceAccount(ns))
 }
 
 func (r *reconciler) applyAll(ctx context.Context, s *scope) error {

@@ -37,7 +37,8 @@ type scope struct {
 	auth *corev1.Secret
 	// protected are the protected settings as the agent wrote them.
 	protected map[string][]byte
-	// siblings are the namespace's other FluxConfigs that are not being deleted.
+	// siblings are the namespace's other FluxConfigs that need its rights: those
+	// that stay, and those whose Kustomizations are still removing things.
 	siblings []config.FluxConfig
 	// sources of all kinds and kustomizations that carry our labels.
 	sources        []client.Object
@@ -50,6 +51,8 @@ type reconciler struct {
 	client client.Client
 	// managed reads metadata of what we generated, by label.
 	managed client.Reader
+	// direct reads from the API server, past the caches.
+	direct  client.Reader
 	applied ledger
 	now     func() time.Time
 }
@@ -108,7 +111,7 @@ func (r *reconciler) finish(ctx context.Context, before *config.FluxConfig, s *s
 	if err != nil {
 		e = phase.Classify(err)
 		s.obj.Status.Message = e.Error()
-		if s.obj.Status.ProvisioningState = "Failed"; e.Class == phase.ClassWaiting {
+		if s.obj.Status.ProvisioningState = "Failed"; deleting && e.Class == phase.ClassWaiting {
 			s.obj.Status.ProvisioningState = "Deleting"
 		}
 	}

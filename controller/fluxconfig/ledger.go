@@ -46,6 +46,13 @@ func (l *ledger) set(answered *unstructured.Unstructured, wanted string) {
 	l.entries[keyOf(answered)] = entry{digest: wanted, uid: string(answered.GetUID()), version: version(answered)}
 }
 
+// forget drops what is known of an object that was deleted.
+func (l *ledger) forget(u *unstructured.Unstructured) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	delete(l.entries, keyOf(u))
+}
+
 func keyOf(u *unstructured.Unstructured) string {
 	return u.GetKind() + "/" + u.GetNamespace() + "/" + u.GetName()
 }

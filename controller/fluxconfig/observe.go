@@ -68,8 +68,20 @@ func (r *reconciler) observeSiblings(ctx context.Context, s *scope) error {
 	if err := r.client.List(ctx, &list, client.InNamespace(s.obj.Namespace)); err != nil {
 		return fmt.Errorf("list FluxConfigs: %w", err)
 	}
+	busy := map[string]bool{}
 	for _, c := range list.Items {
-		if c.Name != s.obj.Name && c.DeletionTimestamp.IsZero() {
+		if c.DeletionTimestamp.IsZero() {
+			continue
+		}
+		// Kustomizations remove what they applied with the rights of the namespace.
+		var ks kustomizev1.KustomizationList
+		if err := r.client.List(ctx, &ks, generatedFor(&c)...); err != nil {
+			return fmt.Errorf("list Kustomizations of %s: %w", c.Name, err)
+		}
+		busy[c.Name] = len(ks.Items) > 0
+	}
+	for _, c := range list.Items {
+		if c.Name != s.obj.Name && (c.DeletionTimestamp.IsZero() || busy[c.Name]) {
 			s.siblings = append(s.siblings, c)
 		}
 	}
@@ -77,9 +89,6 @@ func (r *reconciler) observeSiblings(ctx context.Context, s *scope) error {
 }
 
 func (r *reconciler) observeGenerated(ctx context.Context, s *scope) error {
-	ours := []client.ListOption{client.InNamespace(s.obj.Namespace), client.MatchingLabels{
-		config.LabelManaged: "true", config.LabelName: s.obj.Name, config.LabelNamespace: s.obj.Namespace,
-	}}
 	var (
 		git     sourcev1.GitRepositoryList
 		buckets sourcev1.BucketList
@@ -87,7 +96,7 @@ func (r *reconciler) observeGenerated(ctx context.Context, s *scope) error {
 		ks      kustomizev1.KustomizationList
 	)
 	for _, l := range []client.ObjectList{&git, &buckets, &oci, &ks} {
-		if err := r.client.List(ctx, l, ours...); err != nil {
+		if err := r.client.List(ctx, l, generatedFor(s.obj)...); err != nil {
 			return fmt.Errorf("list generated objects: %w", err)
 		}
 	}
@@ -102,6 +111,13 @@ func (r *reconciler) observeGenerated(ctx context.Context, s *scope) error {
 	}
 	s.kustomizations = ks.Items
 	return nil
+}
+
+// generatedFor selects what was made for a configuration.
+func generatedFor(c *config.FluxConfig) []client.ListOption {
+	return []client.ListOption{client.InNamespace(c.Namespace), client.MatchingLabels{
+		config.LabelManaged: "true", config.LabelName: c.Name, config.LabelNamespace: c.Namespace,
+	}}
 }
 
 // children reads the Flux objects that a Kustomization applied, by kind.

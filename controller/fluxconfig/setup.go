@@ -32,7 +32,7 @@ func Setup(_ context.Context, h *host.Host) error {
 	if err != nil {
 		return err
 	}
-	r := &reconciler{client: mgr.GetClient(), managed: managed, now: time.Now}
+	r := &reconciler{client: mgr.GetClient(), managed: managed, direct: mgr.GetAPIReader(), now: time.Now}
 	b := ctrl.NewControllerManagedBy(mgr).Named("fluxconfig").
 		For(&config.FluxConfig{}, builder.WithPredicates(asked())).
 		WithOptions(h.ControllerOptions())
