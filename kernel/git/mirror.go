@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"sort"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -231,9 +232,20 @@ func (m *Mirror) add(ctx context.Context, pack io.Reader) error {
 }
 
 // keep makes a pack of a finished file. It counts from the moment when its
-// index is there.
+// index is there. Its name comes after all others, even when the clock went
+// back: the bases of its deltas are looked for in the packs before it.
 func (m *Mirror) keep(f *os.File, table []byte) error {
-	name := filepath.Join(m.dir, fmt.Sprintf("%020d", time.Now().UnixNano()))
+	packs, err := filepath.Glob(filepath.Join(m.dir, "*.idx"))
+	if err != nil {
+		return err
+	}
+	at := time.Now().UnixNano()
+	for _, p := range packs {
+		if n, err := strconv.ParseInt(strings.TrimSuffix(filepath.Base(p), ".idx"), 10, 64); err == nil {
+			at = max(at, n+1)
+		}
+	}
+	name := filepath.Join(m.dir, fmt.Sprintf("%020d", at))
 	if err := os.Rename(f.Name(), name+".pack"); err != nil {
 		return err
 	}

@@ -2,6 +2,8 @@ package git
 
 import (
 	"fmt"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -36,5 +38,38 @@ func TestRevertedContent(t *testing.T) {
 		if diff := cmp.Diff(trees[tree], got); diff != "" {
 			t.Fatalf("commit %d: %s", i, diff)
 		}
+	}
+}
+
+// TestClockGoesBack lets the first pack look as if it came from the future.
+func TestClockGoesBack(t *testing.T) {
+	f := serve(t, false)
+	body := strings.Repeat("some line\n", 10)
+	for i := range 300 {
+		body += fmt.Sprintf("value %d of many\n", i*7919)
+	}
+	f.commit("public", "main", map[string]string{"a.yaml": body})
+	if _, _, err := f.update(f.URL("public"), Credentials{}, Reference{Branch: "main"}); err != nil {
+		t.Fatal(err)
+	}
+	r, err := NewRemote(f.URL("public"), Credentials{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	files, err := filepath.Glob(filepath.Join(f.mirrors.For(r).dir, "*.*"))
+	if err != nil || len(files) != 2 {
+		t.Fatalf("files = %v, %v", files, err)
+	}
+	for _, name := range files {
+		future := filepath.Join(filepath.Dir(name), "0"+strings.Repeat("8", 19)+filepath.Ext(name))
+		if err := os.Rename(name, future); err != nil {
+			t.Fatal(err)
+		}
+	}
+	body += "and more\n"
+	f.commit("public", "main", map[string]string{"a.yaml": body})
+	_, got, err := f.update(f.URL("public"), Credentials{}, Reference{Branch: "main"})
+	if diff := cmp.Diff(map[string]string{"a.yaml": body}, got); err != nil || diff != "" {
+		t.Errorf("%v %s", err, diff)
 	}
 }
