@@ -96,7 +96,7 @@ func (m *Member) start(ctx context.Context, l launch) (err error) {
 		m.Kubeconfig = m.real.Cluster().Kubeconfig()
 		return nil
 	}
-	m.control, err = cluster.Start(ctx, cluster.Options{Name: m.Name, Dir: dir, Binary: l.binary})
+	m.control, err = cluster.Start(ctx, cluster.Options{Name: m.Name, Dir: dir, Binary: l.binary, NoWebhooks: l.options.Node == Simulated})
 	if err != nil {
 		return err
 	}

@@ -40,6 +40,8 @@ type Options struct {
 	Binary string
 	// AuditLog makes the API server write every request to AuditLog().
 	AuditLog bool
+	// NoWebhooks makes the API server skip admission webhooks: pods that nothing runs cannot answer them.
+	NoWebhooks bool
 	// Placement is where the processes run; zero: on this machine, reachable by 127.0.0.1 only.
 	Placement Placement
 }

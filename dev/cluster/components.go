@@ -100,6 +100,9 @@ func (c *Cluster) apiServerArgs() ([]string, error) {
 		}
 		args = append(args, "--audit-policy-file=audit-policy.yaml", "--audit-log-path="+c.AuditLog(), "--audit-log-mode=blocking")
 	}
+	if c.options.NoWebhooks {
+		args = append(args, "--disable-admission-plugins=MutatingAdmissionWebhook,ValidatingAdmissionWebhook")
+	}
 	return append(args,
 		"--etcd-servers="+etcdSocket, "--secure-port="+strconv.Itoa(c.port),
 		"--service-cluster-ip-range="+serviceNetwork, "--allow-privileged",
