@@ -60,6 +60,20 @@ func Run(ctx context.Context, o Options, args []string, out io.Writer) error {
 	return err
 }
 
+// Sample does on a system of this process what Run does once the system is up:
+// it returns nil when the sample is compliant. What happens is told to out.
+func (s *System) Sample(ctx context.Context, out io.Writer) error {
+	variables, err := s.Env()
+	if err != nil {
+		return err
+	}
+	r := run{env: map[string]string{}, out: out, began: time.Now()}
+	for _, v := range variables {
+		r.env[v.Name] = v.Value
+	}
+	return r.sample(ctx)
+}
+
 // readEnv reads a file that writeState wrote.
 func readEnv(file string) (map[string]string, error) {
 	f, err := os.Open(file)
