@@ -35,6 +35,7 @@ type Directory interface {
 // Vault keeps protected settings until the cluster's agent has them.
 type Vault interface {
 	Keep(ctx context.Context, id string, values map[string]string, recipient *rsa.PublicKey) (string, error)
+	Forget(ctx context.Context, id, version string) error
 	ForgetAll(ctx context.Context, id string) error
 	Digest(id string, values map[string]string) string
 }
