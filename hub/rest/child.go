@@ -323,8 +323,8 @@ func (h child[P]) commit(c *call, w wish, was entry[P], d resource.Desired[P]) (
 	if err != nil {
 		return was, err
 	}
-	if w.given && was.ProtectedVersion != "" {
-		// What is superseded, and no more: another request may have kept newer
+	if w.given && len(w.secrets) == 0 && was.ProtectedVersion != "" {
+		// What was cleared, and no more: another request may have kept newer
 		// settings by now.
 		err = h.server.vault.Forget(c.ctx(), key, was.ProtectedVersion)
 	}

@@ -48,13 +48,17 @@ func TestProtectedSettings(t *testing.T) {
 		t.Errorf("the same secret again is generation %d, want 1", again.Generation)
 	}
 	h.must(200, "PUT", v, strings.Replace(withSecret(t), "./apps", "./other", 1))
-	if d := h.desired(cfg); d.ProtectedVersion == first.ProtectedVersion {
+	second := h.desired(cfg)
+	if second.ProtectedVersion == first.ProtectedVersion {
 		t.Error("a change that sends secrets keeps the old version")
 	}
 	cleared := strings.Replace(strings.Replace(withSecret(t), `"httpsKey":"`+canary+`"`, "", 1), `"httpsUser":"me",`, "", 1)
 	a := h.must(200, "PUT", v, cleared)
 	if d := h.desired(cfg); d.ProtectedVersion != "" || len(d.ProtectedKeys) > 0 {
 		t.Errorf("{} does not clear: %+v", d)
+	}
+	if _, err := h.vault.Release(t.Context(), arm.Fold(cfg), second.ProtectedVersion, &testKey().PublicKey); err == nil {
+		t.Error("the vault still holds what was cleared")
 	}
 	if got := a.property(t, "properties.configurationProtectedSettings"); cmp.Diff(map[string]any{}, got) != "" {
 		t.Errorf("without secrets GET shows %v, want {}", got)
