@@ -196,6 +196,37 @@ func TestNamespaceIsTheLimit(t *testing.T) {
 	w.impersonated2(elsewhere)
 }
 
+// TestWhatWasRefusedIsNotOwned: what a tenant may not make, it may not delete
+// either; were it in the inventory, the Kustomization could never go.
+func TestWhatWasRefusedIsNotOwned(t *testing.T) {
+	w := newWorld(t, "admin")
+	elsewhere := w.c.Namespace(t)
+	stolen := "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: stolen, namespace: " + elsewhere + "}\n"
+	mine := strings.Replace(cm("a", "1"), "  name: a\n", "  name: a\n  namespace: "+w.ns+"\n", 1)
+	w.publish("repo", map[string]string{"a.yaml": mine, "b.yaml": stolen})
+	k := w.kustomization("app", func(s *kustomizev1.KustomizationSpec) { s.TargetNamespace = "" })
+	w.failed("app", meta.ReconciliationFailedReason, "ConfigMap/"+elsewhere+"/stolen apply failed (Forbidden)")
+	// While it is being tried again, the intent to make it is there for a moment.
+	kubetest.Eventually(t, 10*time.Second, func() error {
+		for _, e := range w.get("app").Status.Inventory.Entries {
+			if strings.Contains(e.ID, "stolen") {
+				return fmt.Errorf("the inventory holds %s", e.ID)
+			}
+		}
+		return nil
+	})
+	if err := w.client.Delete(w.ctx, k); err != nil {
+		t.Fatal(err)
+	}
+	kubetest.Eventually(t, 10*time.Second, func() error {
+		err := w.client.Get(w.ctx, client.ObjectKeyFromObject(k), &kustomizev1.Kustomization{})
+		if apierrors.IsNotFound(err) {
+			return nil
+		}
+		return fmt.Errorf("it is still there: %v", err)
+	})
+}
+
 func (w *world) impersonated2(ns string) {
 	w.t.Helper()
 	got := &corev1.ConfigMapList{}
