@@ -36,7 +36,7 @@ type verb = func(ts *testscript.TestScript, neg bool, args []string)
 // verbs are the words of the stories besides testscript's own.
 func verbs(t *testing.T) map[string]verb {
 	return map[string]verb{
-		"repo": repo, "push": push, "account": account, "deploykey": deployKey, "knownhosts": knownHosts,
+		"repo": repo, "push": push, "tlsrepo": tlsRepo, "deploykey": deployKey, "knownhosts": knownHosts,
 		"until": until, "cleanup": cleanup, "hub": hub(t),
 		"rest": rest, "operation": operation, "anonymous": anonymous, "agenttoken": agentToken,
 		"nowhere": nowhere,
@@ -70,9 +70,19 @@ func push(ts *testscript.TestScript, neg bool, args []string) {
 	ts.Setenv("SHA", sha)
 }
 
-// account NAME PASSWORD REPOSITORY adds an account that may read a repository.
-func account(ts *testscript.TestScript, neg bool, args []string) {
-	ts.Check(system.Git.AddAccount(gitserver.Account{Name: args[0], Password: args[1], Repositories: args[2:], ReadOnly: true}))
+// tlsrepo NAME DIR USER PASSWORD starts a Git server with TLS that holds one
+// private repository with the folder's content, readable for one account; $TLS_GIT_URL is the server, and
+// ca.pem its authority.
+func tlsRepo(ts *testscript.TestScript, neg bool, args []string) {
+	server, err := gitserver.Start(gitserver.Config{Dir: ts.MkAbs(".tlsgit"), TLS: true})
+	ts.Check(err)
+	ts.Defer(func() { ts.Check(server.Close()) })
+	ts.Check(server.CreateRepository(args[0], true))
+	ts.Check(server.AddAccount(gitserver.Account{Name: args[2], Password: args[3], Repositories: args[:1], ReadOnly: true}))
+	_, err = server.CommitDir(args[0], "main", "first", ts.MkAbs(args[1]))
+	ts.Check(err)
+	ts.Setenv("TLS_GIT_URL", server.BaseURL())
+	ts.Check(os.WriteFile(ts.MkAbs("ca.pem"), server.Authority().PEM(), 0o600))
 }
 
 // knownhosts FILE writes the Git server's host keys.
