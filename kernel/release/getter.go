@@ -22,7 +22,9 @@ type getter struct {
 	namespace string
 }
 
-func (g *getter) ToRESTConfig() (*rest.Config, error) { return g.conn.Config, nil }
+// ToRESTConfig returns a copy for every caller: the resource builder writes the
+// group and version of each kind into it, and releases are worked on in parallel.
+func (g *getter) ToRESTConfig() (*rest.Config, error) { return rest.CopyConfig(g.conn.Config), nil }
 
 func (g *getter) ToDiscoveryClient() (discovery.CachedDiscoveryInterface, error) {
 	return memory.NewMemCacheClient(g.discovery), nil
