@@ -31,6 +31,7 @@ import (
 
 	"headwater.dev/api/config"
 	"headwater.dev/kernel/artifact"
+	"headwater.dev/kernel/cloud"
 	"headwater.dev/kernel/event"
 	"headwater.dev/kernel/tenant"
 )
@@ -44,6 +45,8 @@ type Host struct {
 	// other processes' stores over HTTP.
 	Artifacts *artifact.Store
 	Reader    artifact.Reader
+	// Cloud gives credentials of cloud providers.
+	Cloud *cloud.Providers
 }
 
 // Scheme knows every kind that a loop reads or writes.
@@ -92,6 +95,9 @@ func New(config *rest.Config, o Options) (*Host, error) {
 	}
 	h := &Host{Options: o, Manager: mgr}
 	if h.Tenants, err = tenant.New(config, scheme, mgr.GetRESTMapper()); err != nil {
+		return nil, err
+	}
+	if h.Cloud, err = cloud.New(cloud.Config{Client: mgr.GetClient(), Live: mgr.GetAPIReader()}); err != nil {
 		return nil, err
 	}
 	return h, h.openArtifacts()
