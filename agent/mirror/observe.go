@@ -21,7 +21,7 @@ func observe(item link.Item, fc *config.FluxConfig, failure error) link.Observed
 		describe(c, fc)
 		// What an earlier resource of the same name left says nothing of this.
 		if c.AcceptedGeneration > item.Generation {
-			c.AcceptedGeneration, c.StatusGeneration = 0, 0
+			c.AcceptedGeneration, c.StatusGeneration, c.SettledGeneration = 0, 0, 0
 		}
 		if item.ProtectedVersion != "" && fc.Annotations[config.AnnotationProtectedVersion] == item.ProtectedVersion {
 			o.ProtectedVersion = item.ProtectedVersion
@@ -60,4 +60,8 @@ func describe(c *resource.FluxConfigurationObserved, fc *config.FluxConfig) {
 	if fc.Status.ObservedGeneration >= fc.Generation {
 		c.StatusGeneration = generation
 	}
+	if fc.Status.LastCompliantGeneration >= fc.Generation {
+		c.SettledGeneration = generation
+	}
+	c.LastHandledReconcileAt = fc.Status.LastHandledReconcileAt
 }

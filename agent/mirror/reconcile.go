@@ -8,6 +8,7 @@ import (
 	"reflect"
 	"time"
 
+	"github.com/fluxcd/pkg/apis/meta"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -156,6 +157,10 @@ func (m *Mirror) put(ctx context.Context, fc, want *config.FluxConfig) (*config.
 	if sameGeneration && accepted != "" {
 		next.Annotations[annotationAcceptedAt] = accepted
 	}
+	if asked := fc.Annotations[meta.ReconcileRequestAnnotation]; sameGeneration && asked != "" {
+		// A newer request may have been made in the cluster.
+		next.Annotations[meta.ReconcileRequestAnnotation] = asked
+	}
 	return m.api.update(ctx, next)
 }
 
@@ -169,9 +174,10 @@ func merged(have, want map[string]string) map[string]string {
 }
 
 // same says whether an object needs no write: the parts that the hub decides
-// are as wanted. Labels and annotations of others do not count.
+// are as wanted. Labels and annotations of others do not count, nor does a
+// request to reconcile: each is made once, with its generation.
 func same(fc, want *config.FluxConfig) bool {
-	if !equality.Semantic.DeepEqual(fc.Spec, want.Spec) ||
+	if !equality.Semantic.DeepEqual(canonicalSpec(fc.Spec), want.Spec) ||
 		fc.Annotations[config.AnnotationProtectedVersion] != want.Annotations[config.AnnotationProtectedVersion] {
 		return false
 	}
@@ -181,7 +187,7 @@ func same(fc, want *config.FluxConfig) bool {
 		}
 	}
 	for key, value := range want.Annotations {
-		if key != annotationAcceptedAt && fc.Annotations[key] != value {
+		if key != annotationAcceptedAt && key != meta.ReconcileRequestAnnotation && fc.Annotations[key] != value {
 			return false
 		}
 	}

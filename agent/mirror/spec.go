@@ -1,13 +1,16 @@
 package mirror
 
 import (
+	"encoding/json"
 	"maps"
 	"slices"
 	"strconv"
 	"time"
 
 	"github.com/fluxcd/pkg/apis/meta"
+	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	utiljson "k8s.io/apimachinery/pkg/util/json"
 
 	"headwater.dev/api/config"
 	"headwater.dev/api/link"
@@ -38,6 +41,9 @@ func desiredObject(item link.Item, now time.Time) *config.FluxConfig {
 			annotationAcceptedAt:              now.UTC().Format(time.RFC3339),
 		},
 	}}
+	if item.ReconcileRequestedAt != "" {
+		fc.Annotations[meta.ReconcileRequestAnnotation] = item.ReconcileRequestedAt
+	}
 	if item.OperationID != "" {
 		fc.Labels[config.LabelOperationID] = item.OperationID
 	}
@@ -96,6 +102,10 @@ func gitOf(g *resource.GitRepository) *config.GitRepository {
 		SSHKnownHosts: value(g.SSHKnownHosts),
 		LocalAuthRef:  value(g.LocalAuthRef),
 		Provider:      g.Provider,
+
+		SparseCheckout:           g.SparseCheckout,
+		ObjectLevelIdentity:      identityOf(g.ObjectLevelIdentity),
+		AdditionalConfigurations: additionalOf(g.AdditionalConfigurations),
 	}
 	if r := g.RepositoryRef; r != nil {
 		c.Ref = &config.GitReference{Branch: value(r.Branch), Tag: value(r.Tag), Semver: value(r.Semver), Commit: value(r.Commit)}
@@ -111,6 +121,7 @@ func bucketOf(b *resource.Bucket) *config.Bucket {
 		URL: b.URL, BucketName: b.BucketName, Insecure: b.Insecure,
 		SyncInterval: seconds(b.SyncIntervalInSeconds), Timeout: seconds(b.TimeoutInSeconds),
 		AccessKey: value(b.AccessKey), LocalAuthRef: value(b.LocalAuthRef),
+		AdditionalConfigurations: additionalOf(b.AdditionalConfigurations),
 	}
 }
 
@@ -121,7 +132,9 @@ func blobOf(b *resource.AzureBlob) *config.AzureBlob {
 	c := &config.AzureBlob{
 		URL: b.URL, ContainerName: b.ContainerName,
 		SyncInterval: seconds(b.SyncIntervalInSeconds), Timeout: seconds(b.TimeoutInSeconds),
-		LocalAuthRef: value(b.LocalAuthRef),
+		LocalAuthRef:             value(b.LocalAuthRef),
+		ObjectLevelIdentity:      identityOf(b.ObjectLevelIdentity),
+		AdditionalConfigurations: additionalOf(b.AdditionalConfigurations),
 	}
 	if p := b.ServicePrincipal; p != nil {
 		c.ServicePrincipal = &config.ServicePrincipal{
@@ -142,8 +155,10 @@ func ociOf(o *resource.OCIRepository) *config.OCIRepository {
 		URL: o.URL, Insecure: o.Insecure, UseWorkloadIdentity: o.UseWorkloadIdentity,
 		ServiceAccountName: value(o.ServiceAccountName),
 		SyncInterval:       seconds(o.SyncIntervalInSeconds), Timeout: seconds(o.TimeoutInSeconds),
-		TLS:          o.TLSConfig != nil && *o.TLSConfig != resource.OCITLSConfig{},
-		LocalAuthRef: value(o.LocalAuthRef),
+		TLS:                      o.TLSConfig != nil && *o.TLSConfig != resource.OCITLSConfig{},
+		LocalAuthRef:             value(o.LocalAuthRef),
+		ObjectLevelIdentity:      identityOf(o.ObjectLevelIdentity),
+		AdditionalConfigurations: additionalOf(o.AdditionalConfigurations),
 	}
 	if r := o.RepositoryRef; r != nil {
 		c.Ref = &config.OCIReference{Tag: value(r.Tag), Semver: value(r.Semver), Digest: value(r.Digest)}
@@ -164,7 +179,8 @@ func kustomizationOf(name string, k resource.Kustomization) config.Kustomization
 	c := config.Kustomization{
 		Name: name, Path: k.Path, DependsOn: k.DependsOn,
 		Timeout: seconds(k.TimeoutInSeconds), SyncInterval: seconds(k.SyncIntervalInSeconds),
-		Prune: k.Prune, Force: k.Force, Wait: k.Wait,
+		Prune: k.Prune, Force: k.Force, Wait: k.Wait, Suspend: k.Suspend,
+		AdditionalConfigurations: additionalOf(k.AdditionalConfigurations),
 	}
 	if k.RetryIntervalInSeconds != nil {
 		interval := seconds(*k.RetryIntervalInSeconds)
@@ -177,6 +193,61 @@ func kustomizationOf(name string, k resource.Kustomization) config.Kustomization
 		}
 	}
 	return c
+}
+
+func identityOf(i *resource.ObjectLevelIdentity) *config.ObjectLevelIdentity {
+	if i == nil {
+		return nil
+	}
+	return &config.ObjectLevelIdentity{ClientID: i.ClientID, TenantID: value(i.TenantID), ServiceAccountName: value(i.ServiceAccountName)}
+}
+
+// additionalOf brings free JSON into the form in which the API server hands it
+// back, so that a comparison of specs sees real changes only.
+func additionalOf(raw json.RawMessage) *apiextensionsv1.JSON {
+	if !resource.HasAdditional(raw) {
+		return nil
+	}
+	return &apiextensionsv1.JSON{Raw: canonical(raw)}
+}
+
+func canonical(raw []byte) []byte {
+	var v any
+	if err := utiljson.Unmarshal(raw, &v); err != nil {
+		return raw
+	}
+	out, err := json.Marshal(v)
+	if err != nil {
+		return raw
+	}
+	return out
+}
+
+// canonicalSpec is a spec with all free JSON in that form.
+func canonicalSpec(spec config.FluxConfigSpec) config.FluxConfigSpec {
+	s := *spec.DeepCopy()
+	var all []*apiextensionsv1.JSON
+	if s.GitRepository != nil {
+		all = append(all, s.GitRepository.AdditionalConfigurations)
+	}
+	if s.Bucket != nil {
+		all = append(all, s.Bucket.AdditionalConfigurations)
+	}
+	if s.AzureBlob != nil {
+		all = append(all, s.AzureBlob.AdditionalConfigurations)
+	}
+	if s.OCIRepository != nil {
+		all = append(all, s.OCIRepository.AdditionalConfigurations)
+	}
+	for i := range s.Kustomizations {
+		all = append(all, s.Kustomizations[i].AdditionalConfigurations)
+	}
+	for _, j := range all {
+		if j != nil {
+			j.Raw = canonical(j.Raw)
+		}
+	}
+	return s
 }
 
 // defaultSeconds is the hub's default of intervals and timeouts, for a hub

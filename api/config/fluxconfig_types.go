@@ -2,6 +2,7 @@ package config
 
 import (
 	"github.com/fluxcd/pkg/apis/meta"
+	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
@@ -70,6 +71,17 @@ type GitRepository struct {
 	// Provider of credentials: Generic, Azure or GitHub.
 	// +optional
 	Provider string `json:"provider,omitempty"`
+	// SparseCheckout are the directories to fetch; all when empty.
+	// +optional
+	SparseCheckout []string `json:"sparseCheckout,omitempty"`
+	// ObjectLevelIdentity authenticates with a workload identity.
+	// +optional
+	ObjectLevelIdentity *ObjectLevelIdentity `json:"objectLevelIdentity,omitempty"`
+	// AdditionalConfigurations is laid over the spec of the generated source.
+	// +optional
+	// +kubebuilder:pruning:PreserveUnknownFields
+	// +kubebuilder:validation:Type=object
+	AdditionalConfigurations *apiextensionsv1.JSON `json:"additionalConfigurations,omitempty"`
 }
 
 // GitReference is what to follow; precedence commit, semver, tag, branch.
@@ -97,6 +109,14 @@ type Bucket struct {
 	AccessKey string `json:"accessKey,omitempty"`
 	// +optional
 	LocalAuthRef string `json:"localAuthRef,omitempty"`
+	// ObjectLevelIdentity authenticates with a workload identity.
+	// +optional
+	ObjectLevelIdentity *ObjectLevelIdentity `json:"objectLevelIdentity,omitempty"`
+	// AdditionalConfigurations is laid over the spec of the generated source.
+	// +optional
+	// +kubebuilder:pruning:PreserveUnknownFields
+	// +kubebuilder:validation:Type=object
+	AdditionalConfigurations *apiextensionsv1.JSON `json:"additionalConfigurations,omitempty"`
 }
 
 // AzureBlob is a blob container source.
@@ -112,6 +132,14 @@ type AzureBlob struct {
 	ManagedIdentityClientID string `json:"managedIdentityClientId,omitempty"`
 	// +optional
 	LocalAuthRef string `json:"localAuthRef,omitempty"`
+	// ObjectLevelIdentity authenticates with a workload identity.
+	// +optional
+	ObjectLevelIdentity *ObjectLevelIdentity `json:"objectLevelIdentity,omitempty"`
+	// AdditionalConfigurations is laid over the spec of the generated source.
+	// +optional
+	// +kubebuilder:pruning:PreserveUnknownFields
+	// +kubebuilder:validation:Type=object
+	AdditionalConfigurations *apiextensionsv1.JSON `json:"additionalConfigurations,omitempty"`
 }
 
 // ServicePrincipal authenticates against blob storage.
@@ -144,6 +172,14 @@ type OCIRepository struct {
 	TLS bool `json:"tls,omitempty"`
 	// +optional
 	LocalAuthRef string `json:"localAuthRef,omitempty"`
+	// ObjectLevelIdentity authenticates with a workload identity.
+	// +optional
+	ObjectLevelIdentity *ObjectLevelIdentity `json:"objectLevelIdentity,omitempty"`
+	// AdditionalConfigurations is laid over the spec of the generated source.
+	// +optional
+	// +kubebuilder:pruning:PreserveUnknownFields
+	// +kubebuilder:validation:Type=object
+	AdditionalConfigurations *apiextensionsv1.JSON `json:"additionalConfigurations,omitempty"`
 }
 
 // OCIReference is what to follow; precedence digest, semver, tag.
@@ -200,6 +236,24 @@ type Kustomization struct {
 	Wait bool `json:"wait"`
 	// +optional
 	PostBuild *PostBuild `json:"postBuild,omitempty"`
+	// Suspend stops this Kustomization alone.
+	// +optional
+	Suspend bool `json:"suspend,omitempty"`
+	// AdditionalConfigurations is laid over the spec of the Kustomization.
+	// +optional
+	// +kubebuilder:pruning:PreserveUnknownFields
+	// +kubebuilder:validation:Type=object
+	AdditionalConfigurations *apiextensionsv1.JSON `json:"additionalConfigurations,omitempty"`
+}
+
+// ObjectLevelIdentity is a workload identity of one object.
+type ObjectLevelIdentity struct {
+	ClientID string `json:"clientId"`
+	// +optional
+	TenantID string `json:"tenantId,omitempty"`
+	// ServiceAccountName carries the identity; one is made when it is empty.
+	// +optional
+	ServiceAccountName string `json:"serviceAccountName,omitempty"`
 }
 
 // PostBuild is variable substitution after the build.
@@ -241,6 +295,10 @@ type FluxConfigStatus struct {
 	LastSyncedCommit string `json:"lastSyncedCommit,omitempty"`
 	// +optional
 	LastSucceededGeneration int64 `json:"lastSucceededGeneration,omitempty"`
+	// LastCompliantGeneration is the newest generation that has been compliant,
+	// whatever became of it since.
+	// +optional
+	LastCompliantGeneration int64 `json:"lastCompliantGeneration,omitempty"`
 	// +optional
 	LastSucceededKustomizations []string `json:"lastSucceededKustomizations,omitempty"`
 	// RepositoryPublicKey is the public half of the generated SSH key.
@@ -250,7 +308,8 @@ type FluxConfigStatus struct {
 	DataplaneStatus *DataplaneStatus `json:"dataplaneStatus,omitempty"`
 	// +optional
 	ManagedStatuses *ManagedStatuses `json:"managedStatuses,omitempty"`
-	// LastHandledReconcileAt echoes reconcile.fluxcd.io/requestedAt.
+	// LastHandledReconcileAt echoes reconcile.fluxcd.io/requestedAt once the
+	// source and all Kustomizations have handled it.
 	meta.ReconcileRequestStatus `json:",inline"`
 }
 

@@ -67,3 +67,6 @@ const (
 	ProtectedOCIPrivateKey                = resource.ProtectedOCIPrivateKey
 	ProtectedOCICACertificate             = resource.ProtectedOCICACertificate
 )
+
+// DecidedBy is resource.DecidedBy, for those who do not know the hub's model.
+func DecidedBy(kind string) map[string]string { return resource.DecidedBy(kind) }

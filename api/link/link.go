@@ -68,6 +68,9 @@ type Item struct {
 	OperationID   string `json:"operationId,omitempty"`
 	CorrelationID string `json:"correlationId,omitempty"`
 	Delete        bool   `json:"delete,omitempty"`
+	// ReconcileRequestedAt, when set, asks the cluster to look at the source at
+	// once; a value that was handled before asks for nothing.
+	ReconcileRequestedAt string `json:"reconcileRequestedAt,omitempty"`
 
 	Extension     *resource.ExtensionProperties         `json:"extension,omitempty"`
 	Configuration *resource.FluxConfigurationProperties `json:"configuration,omitempty"`

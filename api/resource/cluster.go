@@ -71,4 +71,7 @@ const (
 	VerbCreate = "create"
 	VerbUpdate = "update"
 	VerbDelete = "delete"
+	// VerbReconcile asks for no change: it is done when the cluster has looked at
+	// the source anew and applied it.
+	VerbReconcile = "reconcile"
 )

@@ -39,6 +39,10 @@ type Desired[P any] struct {
 	// sorted.
 	ProtectedKeys []string `json:"protectedKeys,omitempty"`
 
+	// ReconcileRequestedAt is the newest request to reconcile at once, RFC 3339;
+	// empty when there was none. Configurations only.
+	ReconcileRequestedAt string `json:"reconcileRequestedAt,omitempty"`
+
 	// Location, Tags and Identity are set for tracked resources only.
 	Location string            `json:"location,omitempty"`
 	Tags     map[string]string `json:"tags,omitempty"`

@@ -1,6 +1,9 @@
 package resource
 
-import "time"
+import (
+	"encoding/json"
+	"time"
+)
 
 // Values of FluxConfigurationProperties.Scope.
 const (
@@ -73,6 +76,12 @@ type GitRepository struct {
 	HTTPSCACert   *string `json:"httpsCACert"`
 	LocalAuthRef  *string `json:"localAuthRef"`
 	Provider      string  `json:"provider"`
+	// SparseCheckout are the directories to fetch; all when empty.
+	SparseCheckout []string `json:"sparseCheckout,omitempty"`
+	// ObjectLevelIdentity authenticates with a workload identity of the source's
+	// own; AdditionalConfigurations is laid over the spec of the Flux object.
+	ObjectLevelIdentity      *ObjectLevelIdentity `json:"objectLevelIdentity,omitempty"`
+	AdditionalConfigurations json.RawMessage      `json:"additionalConfigurations,omitempty"`
 }
 
 // RepositoryRef is what of a Git repository to follow; precedence commit,
@@ -93,6 +102,10 @@ type Bucket struct {
 	SyncIntervalInSeconds int64   `json:"syncIntervalInSeconds"`
 	AccessKey             *string `json:"accessKey"`
 	LocalAuthRef          *string `json:"localAuthRef"`
+	// ObjectLevelIdentity authenticates with a workload identity of the source's
+	// own; AdditionalConfigurations is laid over the spec of the Flux object.
+	ObjectLevelIdentity      *ObjectLevelIdentity `json:"objectLevelIdentity,omitempty"`
+	AdditionalConfigurations json.RawMessage      `json:"additionalConfigurations,omitempty"`
 }
 
 // AzureBlob is a blob container source.
@@ -104,6 +117,10 @@ type AzureBlob struct {
 	ServicePrincipal      *ServicePrincipal `json:"servicePrincipal"`
 	ManagedIdentity       *ManagedIdentity  `json:"managedIdentity"`
 	LocalAuthRef          *string           `json:"localAuthRef"`
+	// ObjectLevelIdentity authenticates with a workload identity of the source's
+	// own; AdditionalConfigurations is laid over the spec of the Flux object.
+	ObjectLevelIdentity      *ObjectLevelIdentity `json:"objectLevelIdentity,omitempty"`
+	AdditionalConfigurations json.RawMessage      `json:"additionalConfigurations,omitempty"`
 }
 
 // ServicePrincipal authenticates against blob storage; its secrets are
@@ -133,6 +150,10 @@ type OCIRepository struct {
 	// TLSConfig says that TLS material is set; the material is protected.
 	TLSConfig    *OCITLSConfig `json:"tlsConfig"`
 	LocalAuthRef *string       `json:"localAuthRef"`
+	// ObjectLevelIdentity authenticates with a workload identity of the source's
+	// own; AdditionalConfigurations is laid over the spec of the Flux object.
+	ObjectLevelIdentity      *ObjectLevelIdentity `json:"objectLevelIdentity,omitempty"`
+	AdditionalConfigurations json.RawMessage      `json:"additionalConfigurations,omitempty"`
 }
 
 // OCITLSConfig marks which TLS material was given.
@@ -180,6 +201,18 @@ type Kustomization struct {
 	Force                  bool       `json:"force"`
 	Wait                   bool       `json:"wait"`
 	PostBuild              *PostBuild `json:"postBuild"`
+	// Suspend stops this kustomization alone; Headwater's own.
+	Suspend bool `json:"suspend,omitempty"`
+	// AdditionalConfigurations is laid over the spec of the Kustomization.
+	AdditionalConfigurations json.RawMessage `json:"additionalConfigurations,omitempty"`
+}
+
+// ObjectLevelIdentity is a workload identity of one object. ServiceAccountName
+// is the service account that carries it; one is made when it is empty.
+type ObjectLevelIdentity struct {
+	ClientID           string  `json:"clientId"`
+	TenantID           *string `json:"tenantId"`
+	ServiceAccountName *string `json:"serviceAccountName"`
 }
 
 // PostBuild is variable substitution after the build.
@@ -212,6 +245,12 @@ type FluxConfigurationObserved struct {
 	ErrorMessage         string         `json:"errorMessage,omitempty"`
 	// StatusGeneration is the record generation that the status speaks of.
 	StatusGeneration int64 `json:"statusGeneration,omitempty"`
+	// SettledGeneration is the newest record generation that has been compliant,
+	// whatever became of it since.
+	SettledGeneration int64 `json:"settledGeneration,omitempty"`
+	// LastHandledReconcileAt is the newest request to reconcile at once that
+	// every object of the configuration has handled.
+	LastHandledReconcileAt string `json:"lastHandledReconcileAt,omitempty"`
 }
 
 // ObjectStatus is the state of one object of a configuration.

@@ -120,11 +120,14 @@ func (r *reconciler) applyAll(ctx context.Context, s *scope) error {
 	if err != nil {
 		return err
 	}
-	if err := r.apply(ctx, source); err != nil {
-		return err
-	}
 	ks, err := kustomizationsOf(s.obj)
 	if err != nil {
+		return err
+	}
+	if err := r.keepIdentity(ctx, s); err != nil {
+		return err
+	}
+	if err := r.apply(ctx, source); err != nil {
 		return err
 	}
 	for _, k := range ks {
@@ -156,6 +159,9 @@ func (r *reconciler) removeUnwanted(ctx context.Context, s *scope) error {
 				return err
 			}
 		}
+	}
+	if err := r.dropIdentities(ctx, s.obj, identityName(s.obj)); err != nil {
+		return err
 	}
 	if s.credentials == nil && s.auth != nil && s.auth.Labels[config.LabelManaged] == "true" {
 		return r.delete(ctx, s.auth)
@@ -205,6 +211,9 @@ func (r *reconciler) deleteSource(ctx context.Context, s *scope) error {
 		if err := r.delete(ctx, o); err != nil {
 			return err
 		}
+	}
+	if err := r.dropIdentities(ctx, s.obj, ""); err != nil {
+		return err
 	}
 	secrets := []string{authName(s.obj)}
 	if ref := s.obj.Spec.ProtectedParametersSecretRef; ref != nil {

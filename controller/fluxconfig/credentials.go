@@ -59,6 +59,8 @@ func sshCredentials(g *config.GitRepository, protected, existing map[string][]by
 			return nil, err
 		}
 		out[keyKnownHosts] = hosts
+	} else if hosts := publishedHosts(g.URL); len(hosts) > 0 {
+		out[keyKnownHosts] = hosts
 	}
 	if given := protected[config.ProtectedSSHPrivateKey]; len(given) > 0 {
 		key, err := decode(config.ProtectedSSHPrivateKey, given)

@@ -50,6 +50,16 @@ func authSecret(c *config.FluxConfig, data map[string][]byte) *corev1.Secret {
 // sourceOf builds the source; auth says whether the Secret of credentials is
 // there to be referenced.
 func sourceOf(c *config.FluxConfig, auth bool) (client.Object, error) {
+	source, err := plainSource(c, auth)
+	if err != nil {
+		return nil, err
+	}
+	at, more := additionalOf(c.Spec)
+	return source, overlay(c, source, c.Spec.SourceKind, at, more)
+}
+
+// plainSource is the source as the configuration's own properties ask for it.
+func plainSource(c *config.FluxConfig, auth bool) (client.Object, error) {
 	switch spec := c.Spec; {
 	case spec.SourceKind == "GitRepository" && spec.GitRepository != nil:
 		return gitRepository(c, auth), nil
@@ -88,7 +98,11 @@ func gitRepository(c *config.FluxConfig, auth bool) client.Object {
 		Spec: sourcev1.GitRepositorySpec{
 			URL: address, Interval: g.SyncInterval, Timeout: &g.Timeout, Suspend: c.Spec.Suspend,
 			SecretRef: secretRef(c, g.LocalAuthRef, auth), Provider: strings.ToLower(g.Provider),
+			SparseCheckout: g.SparseCheckout, ServiceAccountName: identityName(c),
 		},
+	}
+	if g.ObjectLevelIdentity != nil {
+		out.Spec.Provider = sourcev1.GitProviderAzure
 	}
 	if r := g.Ref; r != nil {
 		out.Spec.Reference = &sourcev1.GitRepositoryRef{Branch: r.Branch, Tag: r.Tag, SemVer: r.Semver, Commit: r.Commit}
@@ -121,7 +135,7 @@ func blob(c *config.FluxConfig, auth bool) client.Object {
 		Spec: sourcev1.BucketSpec{
 			Provider: sourcev1.BucketProviderAzure, BucketName: b.ContainerName, Endpoint: b.URL,
 			Interval: b.SyncInterval, Timeout: &b.Timeout, Suspend: c.Spec.Suspend,
-			SecretRef: secretRef(c, b.LocalAuthRef, auth),
+			SecretRef: secretRef(c, b.LocalAuthRef, auth), ServiceAccountName: identityName(c),
 		},
 	}
 }
@@ -136,8 +150,11 @@ func ociRepository(c *config.FluxConfig, auth bool) client.Object {
 			ServiceAccountName: o.ServiceAccountName, SecretRef: secretRef(c, o.LocalAuthRef, false),
 		},
 	}
-	if o.UseWorkloadIdentity {
-		out.Spec.Provider = "azure"
+	if o.UseWorkloadIdentity || o.ObjectLevelIdentity != nil {
+		out.Spec.Provider = sourcev1.AzureOCIProvider
+	}
+	if name := identityName(c); name != "" {
+		out.Spec.ServiceAccountName = name
 	}
 	if auth {
 		out.Spec.CertSecretRef = &meta.LocalObjectReference{Name: authName(c)}
@@ -188,7 +205,7 @@ func kustomizationsOf(c *config.FluxConfig) ([]*kustomizev1.Kustomization, error
 			ObjectMeta: labelled(c, kustomizationName(c, k.Name)),
 			Spec: kustomizev1.KustomizationSpec{
 				Interval: k.SyncInterval, RetryInterval: k.RetryInterval, Timeout: &k.Timeout, Path: k.Path,
-				Prune: k.Prune, Force: k.Force, Wait: k.Wait, Suspend: c.Spec.Suspend,
+				Prune: k.Prune, Force: k.Force, Wait: k.Wait, Suspend: c.Spec.Suspend || k.Suspend,
 				ServiceAccountName: config.ServiceAccount, DependsOn: depends,
 				SourceRef: kustomizev1.CrossNamespaceSourceReference{Kind: sourceKindOf(c), Name: c.Name, Namespace: c.Namespace},
 				PostBuild: postBuild(k.PostBuild),
@@ -199,6 +216,9 @@ func kustomizationsOf(c *config.FluxConfig) ([]*kustomizev1.Kustomization, error
 		}
 		if c.Spec.SourceKind == sourcev1.GitRepositoryKind {
 			o.Spec.Patches = []kustomize.Patch{managedSource(c)}
+		}
+		if err := overlay(c, o, kustomizev1.KustomizationKind, "kustomizations["+k.Name+"]", k.AdditionalConfigurations); err != nil {
+			return nil, err
 		}
 		out = append(out, o)
 	}

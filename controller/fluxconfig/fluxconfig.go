@@ -11,6 +11,7 @@ import (
 	"time"
 
 	kustomizev1 "github.com/fluxcd/kustomize-controller/api/v1"
+	sourcev1 "github.com/fluxcd/source-controller/api/v1"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -169,6 +170,44 @@ func (r *reconciler) report(ctx context.Context, s *scope) error {
 	st.ProvisioningState = "Succeeded"
 	st.Message = ""
 	st.RepositoryPublicKey = string(s.credentials[keyIdentityPub])
-	st.LastHandledReconcileAt = requestedAt(s.obj)
+	if st.ComplianceState == compliant || st.ComplianceState == suspended {
+		st.LastCompliantGeneration = s.obj.Generation
+	}
+	if at := requestedAt(s.obj); at != "" && handled(s, at) {
+		st.LastHandledReconcileAt = at
+	}
 	return nil
+}
+
+// handled reports whether the source and all Kustomizations that are not
+// suspended have handled a request to reconcile.
+func handled(s *scope, at string) bool {
+	if len(s.sources) == 0 || len(s.kustomizations) < len(s.obj.Spec.Kustomizations) {
+		return false
+	}
+	for _, o := range s.sources {
+		if !isSuspended(o) && lastHandled(o) != at {
+			return false
+		}
+	}
+	for i := range s.kustomizations {
+		if k := &s.kustomizations[i]; !k.Spec.Suspend && k.Status.LastHandledReconcileAt != at {
+			return false
+		}
+	}
+	return true
+}
+
+// lastHandled is the newest request to reconcile that a source has handled.
+func lastHandled(o client.Object) string {
+	switch o := o.(type) {
+	case *sourcev1.GitRepository:
+		return o.Status.LastHandledReconcileAt
+	case *sourcev1.Bucket:
+		return o.Status.LastHandledReconcileAt
+	case *sourcev1.OCIRepository:
+		return o.Status.LastHandledReconcileAt
+	default:
+		return ""
+	}
 }

@@ -180,6 +180,8 @@ func (c *complaint) configuration(at string, f resource.FluxConfigurationObserve
 	c.text(f.RepositoryPublicKey, at+".repositoryPublicKey", maxMessage)
 	c.text(f.SourceSyncedCommitID, at+".sourceSyncedCommitId", maxName)
 	c.text(f.ErrorMessage, at+".errorMessage", maxMessage)
+	c.text(f.LastHandledReconcileAt, at+".lastHandledReconcileAt", maxName)
+	c.that(f.SettledGeneration < 0, "%s.settledGeneration is %d", at, f.SettledGeneration)
 	c.that(f.StatusGeneration < 0, "%s.statusGeneration is %d", at, f.StatusGeneration)
 	c.that(len(f.Statuses) > maxStatuses, "%s has %d statuses, at most %d are allowed", at, len(f.Statuses), maxStatuses)
 	for i, s := range f.Statuses {

@@ -71,7 +71,7 @@ func (g *Gateway) item(ctx context.Context, c cluster, k kind, r store.Record) (
 	}
 	item = link.Item{
 		ID: d.ID, Name: d.Name, Generation: r.Generation,
-		OperationID: d.OperationID, CorrelationID: d.CorrelationID,
+		OperationID: d.OperationID, CorrelationID: d.CorrelationID, ReconcileRequestedAt: d.ReconcileRequestedAt,
 		Delete: d.Deleting, ProtectedVersion: d.ProtectedVersion,
 	}
 	if k == extension {

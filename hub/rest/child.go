@@ -227,8 +227,9 @@ func (h child[P]) wanted(c *call, w wish, was entry[P], p *validate.Problems) (r
 	if err != nil {
 		return d, err
 	}
+	versions.Read(h.typ, sent)
 	if w.patch {
-		versions.Project(h.typ, c.version, sent)
+		versions.Strip(h.typ, c.version, sent)
 		sent = h.merge(p, stored, sent)
 	} else {
 		versions.Carry(h.typ, c.version, sent, stored)

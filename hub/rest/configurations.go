@@ -56,8 +56,8 @@ func fluxProgress(e entry[fluxProperties]) (resource.Progress, error) {
 		if o.AcceptedAt.After(e.UpdatedAt) {
 			p.WaitUntil = o.AcceptedAt.Add(wait)
 		}
-		p.Settled = o.StatusGeneration >= p.Generation &&
-			(o.ComplianceState == resource.Compliant || o.ComplianceState == resource.Suspended)
+		// What was compliant once has ended its operation, whatever comes later.
+		p.Settled = o.SettledGeneration >= p.Generation
 	}
 	return p, nil
 }
@@ -91,11 +91,27 @@ func renderConfiguration(c *call, v view[fluxProperties]) error {
 		for name, k := range all {
 			if k, ok := k.(map[string]any); ok {
 				k["name"] = name
+				nulls(k, "additionalConfigurations")
 			}
 		}
 	}
+	for _, body := range []string{"gitRepository", "bucket", "azureBlob", "ociRepository"} {
+		if b, ok := props[body].(map[string]any); ok {
+			nulls(b, "objectLevelIdentity", "additionalConfigurations")
+		}
+	}
+	props["reconcileRequestedAt"], props["lastHandledReconcileAt"] = v.ReconcileRequestedAt, o.LastHandledReconcileAt
 	hideSecrets(props)
 	return nil
+}
+
+// nulls shows what is not set.
+func nulls(m map[string]any, keys ...string) {
+	for _, k := range keys {
+		if _, ok := m[k]; !ok {
+			m[k] = nil
+		}
+	}
 }
 
 // hideSecrets puts null where a source's body would carry a secret.

@@ -186,10 +186,15 @@ func TestWaitForReconciliation(t *testing.T) {
 	if got := status(); got != "Failed" {
 		t.Errorf("after the wait: %v", got)
 	}
-	o.ComplianceState = resource.Compliant
+	o.ComplianceState, o.SettledGeneration = resource.Compliant, 1
 	h.report(id, o)
 	if got := status(); got != "Succeeded" {
 		t.Errorf("compliant: %v", got)
+	}
+	o.ComplianceState = resource.NonCompliant
+	h.report(id, o)
+	if got := status(); got != "Succeeded" {
+		t.Errorf("a later failure is the compliance state's, not the operation's: %v", got)
 	}
 }
 

@@ -59,6 +59,10 @@ func renderExtension(_ *call, v view[extensionProperties]) error {
 	if v.err != nil {
 		props["errorInfo"] = v.err
 	}
+	props["installState"] = map[string]string{resource.Succeeded: "Installed", resource.Failed: "Failed"}[v.state]
+	if props["installState"] == "" {
+		props["installState"] = "Pending"
+	}
 	props["extensionState"] = ""
 	if v.state == resource.Succeeded {
 		props["extensionState"] = "Ready"

@@ -98,6 +98,17 @@ func TestConfigurationProblems(t *testing.T) {
 		"circle":                {"", "a", kustomizations(`{"x":{"dependsOn":["y"]},"y":{"dependsOn":["z"]},"z":{"dependsOn":["x"]}}`), nil, []string{"properties.kustomizations.x.dependsOn"}},
 		"post build":            {"", "a", kustomizations(`{"x":{"postBuild":{"substitute":{"a-b":"1"},"substituteFrom":[{"kind":"Pod","name":""}]}}}`), nil, []string{"properties.kustomizations.x.postBuild.substitute.a-b", "properties.kustomizations.x.postBuild.substituteFrom[0].kind", "properties.kustomizations.x.postBuild.substituteFrom[0].name"}},
 		"empty post build":      {"null and {} remove it", "a", kustomizations(`{"x":{"postBuild":{}},"y":{"postBuild":null}}`), nil, nil},
+		"additions":             {"what a property decides cannot be added", "a", git(`,"additionalConfigurations":{"url":"x","recurseSubmodules":true}`), nil, []string{repo + ".additionalConfigurations.url"}},
+		"additions of a list":   {"", "a", git(`,"additionalConfigurations":[]`), nil, []string{repo + ".additionalConfigurations"}},
+		"no additions":          {"null and {} are none", "a", kustomizations(`{"x":{"additionalConfigurations":null},"y":{"additionalConfigurations":{}}}`), nil, nil},
+		"additions too large":   {"", "a", kustomizations(`{"x":{"additionalConfigurations":{"a":"` + strings.Repeat("x", 70000) + `"}}}`), nil, []string{"properties.kustomizations.x.additionalConfigurations"}},
+		"path added":            {"", "a", kustomizations(`{"x":{"additionalConfigurations":{"path":"./y","decryption":{}}}}`), nil, []string{"properties.kustomizations.x.additionalConfigurations.path"}},
+		"remote AKS":            {"there is another way", "a", kustomizations(`{"x":{"kubeConfig":{"clusterResourceId":"/x"}}}`), nil, []string{"properties.kustomizations.x.kubeConfig"}},
+		"identity":              {"", "a", git(`,"objectLevelIdentity":{"tenantId":"t","serviceAccountName":"A b"}`), nil, []string{repo + ".objectLevelIdentity.clientId", repo + ".objectLevelIdentity.serviceAccountName"}},
+		"identity and key":      {"", "a", git(`,"objectLevelIdentity":{"clientId":"c"},"httpsUser":"u"`), []string{"httpsKey"}, []string{repo + ".objectLevelIdentity"}},
+		"identity of a bucket":  {"S3 knows no Azure", "a", `{"sourceKind":"Bucket","bucket":{"url":"https://b","bucketName":"n","objectLevelIdentity":{"clientId":"c"}}}`, nil, []string{"properties.bucket.objectLevelIdentity"}},
+		"sparse checkout":       {"", "a", git(`,"sparseCheckout":["deploy","/etc","../x",""]`), nil, []string{repo + ".sparseCheckout[1]", repo + ".sparseCheckout[2]", repo + ".sparseCheckout[3]"}},
+		"verify":                {"", "a", `{"sourceKind":"OCIRepository","ociRepository":{"url":"oci://r/a","verify":{"provider":"gpg","matchOidcIdentity":[{"issuer":"i"}]}}}`, nil, []string{"properties.ociRepository.verify.provider", "properties.ociRepository.verify.matchOidcIdentity[0]"}},
 		"server's fields":       {"a fetched model can be sent back", "a", `{"statuses":[1],"complianceState":7,"provisioningState":"x","errorMessage":"","gitRepository":{"url":"https://h/r"},"kustomizations":{"x":{"name":"other","validation":"none"}}}`, nil, nil},
 	}
 	for name, tc := range tests {

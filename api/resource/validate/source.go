@@ -66,12 +66,17 @@ func (p *Problems) gitRepository(g *resource.GitRepository, keys []string) {
 	p.seconds(at+".timeoutInSeconds", g.TimeoutInSeconds)
 	p.seconds(at+".syncIntervalInSeconds", g.SyncIntervalInSeconds)
 	p.enum(at+".provider", &g.Provider, "Generic", "Azure", "GitHub")
+	p.sparse(at+".sparseCheckout", g.SparseCheckout)
+	p.objectIdentity(at+".objectLevelIdentity", g.ObjectLevelIdentity)
+	p.additional(at, resource.SourceGitRepository, &g.AdditionalConfigurations)
 	p.base64(at+".sshKnownHosts", g.SSHKnownHosts)
 	p.base64(at+".httpsCACert", g.HTTPSCACert)
 
 	sshKey := slices.Contains(keys, resource.ProtectedSSHPrivateKey)
 	httpsKey := slices.Contains(keys, resource.ProtectedHTTPSKey)
 	switch {
+	case g.ObjectLevelIdentity != nil && (ssh || sshKey || httpsKey || set(g.HTTPSUser) || set(g.LocalAuthRef)):
+		p.Add(at+".objectLevelIdentity", "is a way to authenticate of its own, for https URLs: leave httpsUser, localAuthRef and the protected settings out")
 	case set(g.LocalAuthRef) && (sshKey || httpsKey || set(g.HTTPSUser)):
 		p.Add(at+".localAuthRef", "cannot be combined with httpsUser or protected settings: the Secret it names holds the credentials")
 	case ssh && (httpsKey || set(g.HTTPSUser)):
@@ -93,6 +98,11 @@ func (p *Problems) bucket(b *resource.Bucket, keys []string) {
 	}
 	p.seconds(at+".timeoutInSeconds", b.TimeoutInSeconds)
 	p.seconds(at+".syncIntervalInSeconds", b.SyncIntervalInSeconds)
+	p.additional(at, resource.SourceBucket, &b.AdditionalConfigurations)
+	if b.ObjectLevelIdentity != nil {
+		p.Add(at+".objectLevelIdentity", "is an identity of Azure, which an S3 bucket does not know: use sourceKind AzureBlob, or "+
+			"additionalConfigurations with provider (aws, gcp) and serviceAccountName")
+	}
 	secret := slices.Contains(keys, resource.ProtectedBucketSecretKey)
 	switch {
 	case set(b.LocalAuthRef) && (secret || set(b.AccessKey)):
@@ -110,16 +120,18 @@ func (p *Problems) azureBlob(b *resource.AzureBlob, keys []string) {
 	}
 	p.seconds(at+".timeoutInSeconds", b.TimeoutInSeconds)
 	p.seconds(at+".syncIntervalInSeconds", b.SyncIntervalInSeconds)
+	p.objectIdentity(at+".objectLevelIdentity", b.ObjectLevelIdentity)
+	p.additional(at, resource.SourceAzureBlob, &b.AdditionalConfigurations)
 	has := func(key string) bool { return slices.Contains(keys, key) }
 	families := 0
-	for _, used := range []bool{b.ServicePrincipal != nil, b.ManagedIdentity != nil, set(b.LocalAuthRef),
+	for _, used := range []bool{b.ServicePrincipal != nil, b.ManagedIdentity != nil, b.ObjectLevelIdentity != nil, set(b.LocalAuthRef),
 		has(resource.ProtectedAzureBlobAccountKey), has(resource.ProtectedAzureBlobSASToken)} {
 		if used {
 			families++
 		}
 	}
 	if families > 1 {
-		p.Add(at, "use one way to authenticate: servicePrincipal, managedIdentity, accountKey, sasToken or localAuthRef")
+		p.Add(at, "use one way to authenticate: servicePrincipal, managedIdentity, objectLevelIdentity, accountKey, sasToken or localAuthRef")
 	}
 	if b.ManagedIdentity != nil && b.ManagedIdentity.ClientID == "" {
 		p.Add(at+".managedIdentity.clientId", "is missing")
@@ -145,6 +157,14 @@ func (p *Problems) ociRepository(o *resource.OCIRepository, keys []string) {
 	p.seconds(at+".syncIntervalInSeconds", o.SyncIntervalInSeconds)
 	if o.RepositoryRef != nil && set(o.RepositoryRef.Digest) && !digestRef.MatchString(*o.RepositoryRef.Digest) {
 		p.Add(at+".repositoryRef.digest", "%q is not sha256: followed by 64 hex digits", *o.RepositoryRef.Digest)
+	}
+	p.objectIdentity(at+".objectLevelIdentity", o.ObjectLevelIdentity)
+	p.additional(at, resource.SourceOCIRepository, &o.AdditionalConfigurations)
+	if o.ObjectLevelIdentity != nil && (set(o.LocalAuthRef) || set(o.ServiceAccountName)) {
+		p.Add(at+".objectLevelIdentity", "cannot be combined with localAuthRef or serviceAccountName: name the account in objectLevelIdentity.serviceAccountName")
+	}
+	if v := o.Verify; v != nil {
+		p.verify(at+".verify", v)
 	}
 	if o.LayerSelector != nil && set(o.LayerSelector.Operation) {
 		p.enum(at+".layerSelector.operation", o.LayerSelector.Operation, "extract", "copy")

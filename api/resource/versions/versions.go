@@ -1,9 +1,10 @@
 // Package versions knows every dated wire version of the hub's resources.
 //
 // There is one internal shape, that of the newest stable version. An older
-// version is the same JSON without the fields that it does not know, so the
-// whole difference is a table: which field exists since when. Two laws follow,
-// and hold for every version:
+// version is the same JSON without the fields that it does not know, so nearly
+// the whole difference is a table: which field exists since when. The few
+// properties that once had another name or form are in shapes.go. Two laws
+// follow, and hold for every version:
 //
 //   - a client never receives a field that its version does not have;
 //   - a client never changes a field that its version does not have: what it
@@ -18,8 +19,15 @@ import (
 	"headwater.dev/api/resource"
 )
 
-// Newest is the version in which resources are stored.
-const Newest = "2025-04-01"
+// Newest is the newest stable version. NewestPreview has every field that is
+// stored, Headwater's own among them.
+const (
+	Newest        = "2025-04-01"
+	NewestPreview = "2026-07-01-preview"
+)
+
+// never is a first version that has not come.
+const never = "9999-01-01"
 
 var dated = regexp.MustCompile(`^\d{4}-\d{2}-\d{2}(-preview|-privatepreview|-alpha|-beta)?$`)
 
@@ -46,9 +54,11 @@ func Of(resourceType string) []string {
 // configuration lists the versions of Microsoft.KubernetesConfiguration. One
 // list serves all its types: clients send what their build was made for.
 func configuration() []string {
-	return []string{"2025-04-01", "2025-03-01", "2024-11-02-preview", "2024-11-01-preview", "2024-11-01",
+	return []string{NewestPreview, "2025-04-01", "2025-03-01", "2024-11-02-preview", "2024-11-01-preview", "2024-11-01",
 		"2024-06-01-preview", "2024-04-01-preview", "2023-05-01-preview", "2023-05-01", "2022-11-01",
-		"2022-07-01", "2022-04-02-preview", "2022-03-01", "2022-01-15-preview", "2021-09-01", "2021-03-01"}
+		"2022-07-01", "2022-04-02-preview", "2022-03-01", "2022-01-15-preview", "2022-01-01-preview",
+		"2021-11-01-preview", "2021-09-01", "2021-06-01-preview", "2021-05-01-preview", "2021-03-01",
+		"2020-10-01-preview", "2020-07-01-preview", "2019-11-01-preview"}
 }
 
 // Known reports whether resourceType is served in version.
@@ -73,7 +83,8 @@ type field struct {
 func fields(resourceType string) []field {
 	switch {
 	case strings.EqualFold(resourceType, resource.TypeFluxConfiguration):
-		return []field{
+		return append(previewFields(), []field{
+			{path: "bucket", stable: "2022-03-01", preview: "2022-01-01"},
 			{path: "azureBlob", stable: "2022-07-01", preview: "2022-04-02"},
 			{path: "waitForReconciliation", stable: "2023-05-01", preview: "2024-04-01"},
 			{path: "reconciliationWaitDuration", stable: "2023-05-01", preview: "2024-04-01"},
@@ -81,9 +92,10 @@ func fields(resourceType string) []field {
 			{path: "kustomizations.*.postBuild", stable: "2023-05-01", preview: "2024-04-01"},
 			{path: "gitRepository.provider", stable: "2024-11-01", preview: "2024-04-01"},
 			{path: "ociRepository", stable: "2025-03-01", preview: "2024-04-01"},
-		}
+		}...)
 	case strings.EqualFold(resourceType, resource.TypeExtension):
 		return []field{
+			{path: "installState", until: "2021-05-01"},
 			{path: "installedVersion", until: "2022-03-01"},
 			{path: "currentVersion", stable: "2022-07-01", preview: "2022-04-02"},
 			{path: "isSystemExtension", stable: "2022-07-01", preview: "2022-04-02"},
@@ -95,6 +107,20 @@ func fields(resourceType string) []field {
 	default:
 		return nil
 	}
+}
+
+// previewFields came with the newest preview only.
+func previewFields() []field {
+	paths := []string{"gitRepository.sparseCheckout", "kustomizations.*.additionalConfigurations", "kustomizations.*.suspend",
+		"kustomizations.*.kubeConfig", "reconcileRequestedAt", "lastHandledReconcileAt"}
+	for _, body := range []string{"gitRepository", "bucket", "azureBlob", "ociRepository"} {
+		paths = append(paths, body+".objectLevelIdentity", body+".additionalConfigurations")
+	}
+	var out []field
+	for _, p := range paths {
+		out = append(out, field{path: p, stable: never, preview: "2026-07-01"})
+	}
+	return out
 }
 
 func (f field) in(version string) bool {
@@ -120,11 +146,18 @@ func hidden(resourceType, version string) [][]string {
 	return out
 }
 
-// Project removes from properties, in place, what version does not have.
-func Project(resourceType, version string, properties map[string]any) {
+// Strip removes from properties, in place, what version does not have.
+func Strip(resourceType, version string, properties map[string]any) {
 	for _, path := range hidden(resourceType, version) {
 		drop(properties, path)
 	}
+}
+
+// Project brings properties, in place, from the internal shape into that of
+// version.
+func Project(resourceType, version string, properties map[string]any) {
+	Strip(resourceType, version, properties)
+	write(resourceType, strings.ToLower(version), properties)
 }
 
 // Carry prepares properties that a client of version sent to replace stored:
