@@ -11,14 +11,23 @@ import (
 )
 
 func main() {
-	only := flag.String("run", "", "run the scenario of this name alone; the names are "+names())
+	only := flag.String("run", "", "run the scenario of this name alone; the names are "+names()+"; fleet is a hub with simulated agents and runs only when named")
+	agents := flag.Int("agents", 10_000, "how many agents -run=fleet simulates")
 	flag.Parse()
-	chosen, err := choose(*only)
-	if err == nil {
-		err = measure(process.Context(), chosen, os.Stdout, os.Stderr)
-	}
+	err := run(*only, *agents)
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "error:", err)
 		os.Exit(1)
 	}
+}
+
+func run(only string, agents int) error {
+	if only == "fleet" {
+		return measureFleet(process.Context(), agents, os.Stdout, os.Stderr)
+	}
+	chosen, err := choose(only)
+	if err != nil {
+		return err
+	}
+	return measure(process.Context(), chosen, os.Stdout, os.Stderr)
 }

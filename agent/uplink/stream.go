@@ -187,6 +187,9 @@ func (u *Uplink) deliver(d link.Desired, first bool) error {
 	if first {
 		u.config.Log.Info("connected to the hub", "revision", d.Revision, "items", len(d.Items))
 		u.outbox.renew(d.Items)
+		if u.config.Connected != nil {
+			u.config.Connected()
+		}
 	}
 	u.revision = d.Revision
 	u.isConnected()

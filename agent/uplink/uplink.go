@@ -43,6 +43,9 @@ type Config struct {
 	Desired func(link.Desired)
 	// Heartbeat describes the cluster; it is sent every minute or so.
 	Heartbeat func(context.Context) link.Heartbeat
+	// Connected, when set, is called before the first message of each
+	// connection is delivered. It must not block.
+	Connected func()
 	Log       logr.Logger
 }
 

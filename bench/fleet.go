@@ -1,0 +1,193 @@
+package main
+
+import (
+	"context"
+	"crypto/rand"
+	"crypto/rsa"
+	"crypto/x509"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"headwater.dev/client"
+)
+
+const (
+	// fleetGroup is the resource group of all simulated clusters.
+	fleetGroup = "fleet"
+	// fleetKeys is how many keys the clusters share: making one each would take
+	// longer than everything that is measured. The hub treats them alike.
+	fleetKeys = 16
+	// fleetWriters is how many requests the user has open at once.
+	fleetWriters = 64
+	// coreVersion and clusterVersion are the api-versions of groups and clusters.
+	coreVersion, clusterVersion = "2021-04-01", "2024-01-01"
+)
+
+// fleet is a hub of its own with many simulated agents: agent/uplink, the real
+// end of the line, with nothing behind it.
+type fleet struct {
+	hub      *fleetHub
+	user     *client.Client
+	keys     []*rsa.PrivateKey
+	members  []*member
+	progress io.Writer
+	stop     context.CancelFunc
+	agents   *errgroup.Group
+}
+
+// fleetScenario measures one thing on a fleet; they run in order, each on what
+// the one before has left.
+type fleetScenario struct {
+	name, measures, target string
+	run                    func(context.Context, *fleet) (string, error)
+}
+
+func fleetScenarios(n int) []fleetScenario {
+	count := fmt.Sprintf("%d", n)
+	return []fleetScenario{
+		{"fleet-connect", "from starting " + count + " agents to all of them connected, and the hub's memory then", "≤ 1 GiB", fleetConnect},
+		{"fleet-idle", "the hub in the minute after that", "≤ 1 GiB, ≤ 20 % of a core", fleetIdle},
+		{"fleet-put", "a configuration put for each of " + count + " clusters: from the first request to the last delivery, and to the last status visible in its list",
+			"≤ 60 s, ≤ 90 s; p99 of one put to its agent ≤ 1 s", fleetPut},
+		{"fleet-list", "pages of a list of " + count + " configurations of one cluster", "p99 ≤ 100 ms", fleetList},
+		{"fleet-restart", "from killing the hub (it starts again at once) to all " + count + " agents being back", "≤ 60 s", fleetRestart},
+	}
+}
+
+// measureFleet runs all fleet scenarios on one fleet and prints their rows.
+func measureFleet(ctx context.Context, n int, out, progress io.Writer) (err error) {
+	m, err := thisMachine(ctx)
+	if err != nil {
+		return err
+	}
+	dir, err := os.MkdirTemp("", "headwater-fleet-")
+	if err != nil {
+		return fmt.Errorf("make state folder: %w", err)
+	}
+	defer os.RemoveAll(dir)
+	f, err := newFleet(ctx, dir, n, progress)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, f.close()) }()
+	var rows strings.Builder
+	for _, s := range fleetScenarios(n) {
+		fmt.Fprintf(progress, "%s: %s\n", s.name, s.measures)
+		measured, err := s.run(ctx, f)
+		if err != nil {
+			return errors.Join(fmt.Errorf("scenario %s: %w", s.name, err), printed(out, rows.String()))
+		}
+		fmt.Fprintf(progress, "%s: %s\n", s.name, measured)
+		fmt.Fprintf(&rows, "| %s | %s | %s | %s | %s: %s | %s | %s |\n", time.Now().UTC().Format(time.DateOnly), m.describe, m.commit,
+			m.load, s.name, s.measures, s.target, measured)
+	}
+	return printed(out, rows.String())
+}
+
+func printed(out io.Writer, rows string) error {
+	_, err := fmt.Fprintf(out, "| date | machine | commit | load before | scenario | target | measured |\n|---|---|---|---|---|---|---|\n%s", rows)
+	return err
+}
+
+// newFleet starts a hub and registers the clusters; no agent runs yet.
+func newFleet(ctx context.Context, dir string, n int, progress io.Writer) (*fleet, error) {
+	f := &fleet{progress: progress, hub: &fleetHub{dir: dir}}
+	if err := f.hub.start(ctx); err != nil {
+		return nil, err
+	}
+	var err error
+	if f.user, err = f.hub.client(); err != nil {
+		return nil, errors.Join(err, f.close())
+	}
+	for range fleetKeys {
+		key, err := rsa.GenerateKey(rand.Reader, 2048)
+		if err != nil {
+			return nil, errors.Join(err, f.close())
+		}
+		f.keys = append(f.keys, key)
+	}
+	if _, err := client.Put[any](ctx, f.user, f.user.GroupID(fleetGroup), coreVersion, map[string]any{"location": "local"}); err != nil {
+		return nil, errors.Join(err, f.close())
+	}
+	for i := range n {
+		f.members = append(f.members, f.member(fmt.Sprintf("member-%05d", i), f.keys[i%fleetKeys]))
+	}
+	began := time.Now()
+	err = each(ctx, f.members, func(ctx context.Context, m *member) error { return f.register(ctx, m.id, m.key) })
+	if err != nil {
+		return nil, errors.Join(err, f.close())
+	}
+	fmt.Fprintf(progress, "%d clusters registered in %s\n", n, seconds(time.Since(began)))
+	return f, nil
+}
+
+// register makes a cluster's record.
+func (f *fleet) register(ctx context.Context, id string, key *rsa.PrivateKey) error {
+	_, err := client.Put[any](ctx, f.user, id, clusterVersion, map[string]any{"location": "local", "properties": map[string]any{
+		"agentPublicKeyCertificate": base64.StdEncoding.EncodeToString(x509.MarshalPKCS1PublicKey(&key.PublicKey))}})
+	if err != nil {
+		return fmt.Errorf("register %s: %w", id, err)
+	}
+	return nil
+}
+
+// each does something for all members, fleetWriters at a time.
+func each(ctx context.Context, members []*member, do func(context.Context, *member) error) error {
+	g, ctx := errgroup.WithContext(ctx)
+	g.SetLimit(fleetWriters)
+	for _, m := range members {
+		if ctx.Err() != nil {
+			break
+		}
+		g.Go(func() error { return do(ctx, m) })
+	}
+	return g.Wait()
+}
+
+// put asks for a configuration in a cluster; path tells waves apart.
+func (f *fleet) put(ctx context.Context, cluster, name, path string) error {
+	_, err := client.Put[any](ctx, f.user, client.ConfigurationID(cluster, name), hubVersion, map[string]any{"properties": map[string]any{
+		"scope": "cluster", "namespace": "apps", "sourceKind": "GitRepository",
+		"gitRepository":  map[string]any{"url": "https://git.example/fleet.git", "repositoryRef": map[string]any{"branch": "main"}},
+		"kustomizations": map[string]any{"app": map[string]any{"path": path, "prune": true}},
+	}})
+	if err != nil {
+		return fmt.Errorf("put configuration %s of %s: %w", name, cluster, err)
+	}
+	return nil
+}
+
+// close stops agents and hub.
+func (f *fleet) close() error {
+	if f.stop != nil {
+		f.stop()
+		_ = f.agents.Wait()
+	}
+	return f.hub.kill()
+}
+
+// await polls until done says so, or patience is over.
+func (f *fleet) await(ctx context.Context, what string, patience time.Duration, done func() (int, bool)) error {
+	deadline := time.Now().Add(patience)
+	for {
+		n, ok := done()
+		if ok {
+			return nil
+		}
+		if time.Now().After(deadline) {
+			return fmt.Errorf("%s: %d of %d within %s", what, n, len(f.members), patience)
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(50 * time.Millisecond):
+		}
+	}
+}

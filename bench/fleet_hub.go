@@ -1,0 +1,133 @@
+package main
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"syscall"
+	"time"
+
+	"headwater.dev/client"
+)
+
+// fleetHub is bin/hub with embedded etcd in a process of its own.
+type fleetHub struct {
+	dir, listen, url string
+	process          *exec.Cmd
+}
+
+// start starts the hub, at the same address every time, and returns when it is ready.
+func (h *fleetHub) start(ctx context.Context) error {
+	if h.listen == "" {
+		l, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			return fmt.Errorf("choose a port: %w", err)
+		}
+		h.listen = l.Addr().String()
+		h.url = "https://" + h.listen
+		if err := l.Close(); err != nil {
+			return err
+		}
+	}
+	log, err := os.OpenFile(filepath.Join(h.dir, "hub.log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+	if err != nil {
+		return err
+	}
+	defer log.Close()
+	h.process = exec.Command("bin/hub", "serve", "--data-dir", filepath.Join(h.dir, "data"), "--listen", h.listen, "--log-level", "error",
+		"--metrics-listen", "")
+	h.process.Stdout, h.process.Stderr = log, log
+	// The hub must not outlive the measurement, however that ends.
+	h.process.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	if err := h.process.Start(); err != nil {
+		return fmt.Errorf("start the hub: %w (make build makes the programs)", err)
+	}
+	return h.ready(ctx)
+}
+
+func (h *fleetHub) ready(ctx context.Context) error {
+	transport := &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true}} // only whether it answers
+	defer transport.CloseIdleConnections()
+	probe := &http.Client{Transport: transport, Timeout: time.Second}
+	for deadline := time.Now().Add(time.Minute); ; {
+		res, err := probe.Get(h.url + "/readyz")
+		if err == nil {
+			_ = res.Body.Close()
+			if res.StatusCode == http.StatusOK {
+				return nil
+			}
+			err = fmt.Errorf("it answers %s", res.Status)
+		}
+		if time.Now().After(deadline) {
+			log, _ := os.ReadFile(filepath.Join(h.dir, "hub.log"))
+			return fmt.Errorf("the hub did not become ready: %w; its log:\n%s", err, log)
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(50 * time.Millisecond):
+		}
+	}
+}
+
+// kill ends the hub without a warning.
+func (h *fleetHub) kill() error {
+	if h.process == nil {
+		return nil
+	}
+	err := h.process.Process.Kill()
+	_ = h.process.Wait() // it says that it was killed
+	h.process = nil
+	if errors.Is(err, os.ErrProcessDone) {
+		return errors.New("the hub had ended by itself")
+	}
+	return err
+}
+
+func (h *fleetHub) authority() ([]byte, error) {
+	ca, err := os.ReadFile(filepath.Join(h.dir, "data", "ca.crt"))
+	if err == nil && !x509.NewCertPool().AppendCertsFromPEM(ca) {
+		err = errors.New("it holds no certificate")
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read the hub's authority: %w", err)
+	}
+	return ca, nil
+}
+
+// client is the administrator.
+func (h *fleetHub) client() (*client.Client, error) {
+	ca, err := h.authority()
+	if err != nil {
+		return nil, err
+	}
+	raw, err := os.ReadFile(filepath.Join(h.dir, "data", "admin.json"))
+	if err != nil {
+		return nil, err
+	}
+	var admin struct{ TenantID, ClientID, ClientSecret, SubscriptionID string }
+	if err := json.Unmarshal(raw, &admin); err != nil {
+		return nil, fmt.Errorf("read the administrator: %w", err)
+	}
+	return client.New(client.Config{Hub: h.url, CA: ca, TenantID: admin.TenantID, SubscriptionID: admin.SubscriptionID,
+		ClientID: admin.ClientID, ClientSecret: admin.ClientSecret})
+}
+
+// resident is the most memory the hub has held and what it holds, in MiB.
+func (h *fleetHub) resident() (peak, now float64, err error) {
+	file := fmt.Sprintf("/proc/%d/status", h.process.Process.Pid)
+	high, err := number(file, `(?m)^VmHWM:\s*(\d+) kB$`)
+	if err != nil {
+		return 0, 0, err
+	}
+	rss, err := number(file, `(?m)^VmRSS:\s*(\d+) kB$`)
+	return float64(high) / 1024, float64(rss) / 1024, err
+}
