@@ -1,9 +1,11 @@
 // Package auth answers who somebody is and what they may do.
 //
-// It issues the hub's own tokens, RS256 JWTs: to service principals for their
-// secret (the endpoints that Azure clients use of a directory), and to agents
-// that the gateway has recognised by their cluster's key. It never accepts one
-// kind for the other: they have different audiences.
+// It issues the hub's own tokens, RS256 JWTs: to service principals for a
+// secret, an assertion signed with a certificate's key, or the token of a
+// foreign issuer (the endpoints that Azure clients use of a directory), and to
+// agents that the gateway has recognised by their cluster's key. It never
+// accepts one kind for the other: they have different audiences. Tokens of
+// configured OpenID Connect issuers are accepted as they are, too.
 //
 // What a principal may do is the union of its role assignments, each a role at
 // a scope and below. Nothing is allowed without one. They are read from the
@@ -40,6 +42,8 @@ type Kind string
 const (
 	// ServicePrincipal is a client of the users' door.
 	ServicePrincipal Kind = "ServicePrincipal"
+	// User is a subject of a foreign issuer.
+	User Kind = "User"
 	// Agent is a cluster's agent.
 	Agent Kind = "Agent"
 )
@@ -53,6 +57,8 @@ type Principal struct {
 	ObjectID string
 	// Name is for people.
 	Name string
+	// Issuer is who says so when it is not this hub.
+	Issuer string
 	// Cluster is the folded ARM id of an agent's cluster; empty for others.
 	Cluster string
 	// Key is the fingerprint of the cluster key that an agent proved to hold.
@@ -75,6 +81,8 @@ type Config struct {
 	TenantID, SubscriptionID string
 	// Audiences are further audiences that users' tokens may carry.
 	Audiences []string
+	// Issuers are those whose tokens are accepted beside the hub's own.
+	Issuers []Issuer
 	// Clock is time.Now when nil.
 	Clock func() time.Time
 	// Logger may be nil.
@@ -89,6 +97,7 @@ type Auth struct {
 	tenant       string
 	subscription string
 	audiences    map[string]bool
+	issuers      map[string]*issuer
 	failures     *failures
 	clock        func() time.Time
 	log          *slog.Logger
@@ -106,6 +115,7 @@ func New(ctx context.Context, c Config) (*Auth, error) {
 		store:     c.Store,
 		url:       "https://" + base.Host,
 		audiences: map[string]bool{},
+		issuers:   map[string]*issuer{},
 		clock:     c.Clock,
 		log:       c.Logger,
 	}
@@ -117,6 +127,11 @@ func New(ctx context.Context, c Config) (*Auth, error) {
 	}
 	for _, audience := range append([]string{a.url}, c.Audiences...) {
 		a.audiences[foldAudience(audience)] = true
+	}
+	for _, i := range c.Issuers {
+		if a.issuers[i.URL], err = newIssuer(i, a.clock); err != nil {
+			return nil, fmt.Errorf("open directory: %w", err)
+		}
 	}
 	a.failures = newFailures(a.clock)
 	if a.keys, err = loadKeys(filepath.Join(c.Dir, "signing.key")); err != nil {
@@ -155,10 +170,17 @@ func (a *Auth) Challenge() string {
 	return fmt.Sprintf(`Bearer authorization="%s/%s", resource="%s"`, a.url, a.tenant, a.url)
 }
 
-// Authenticate tells which service principal a request comes from, by its
-// bearer token. Anything else is a *Denial.
+// Authenticate tells which service principal, or subject of a foreign issuer, a
+// request comes from, by its bearer token. Anything else is a *Denial.
 func (a *Auth) Authenticate(r *http.Request) (Principal, error) {
-	claims, err := a.verify(r, a.audiences)
+	token, err := bearer(r)
+	if err != nil {
+		return Principal{}, err
+	}
+	if i := a.issuerOf(token); i != nil {
+		return a.foreign(r.Context(), i, token)
+	}
+	claims, err := a.parse(token, a.audiences)
 	if err != nil {
 		return Principal{}, err
 	}
@@ -177,7 +199,11 @@ func (a *Auth) Authenticate(r *http.Request) (Principal, error) {
 // AuthenticateAgent tells which cluster's agent a request comes from, by its
 // bearer token. Anything else is a *Denial.
 func (a *Auth) AuthenticateAgent(r *http.Request) (Principal, error) {
-	claims, err := a.verify(r, map[string]bool{foldAudience(a.agentAudience()): true})
+	token, err := bearer(r)
+	if err != nil {
+		return Principal{}, err
+	}
+	claims, err := a.parse(token, map[string]bool{foldAudience(a.agentAudience()): true})
 	if err != nil {
 		return Principal{}, err
 	}
@@ -193,16 +219,17 @@ func (a *Auth) AuthenticateAgent(r *http.Request) (Principal, error) {
 	}, nil
 }
 
-func (a *Auth) verify(r *http.Request, audiences map[string]bool) (claims, error) {
+// bearer is the token that a request carries.
+func bearer(r *http.Request) (string, error) {
 	headers := r.Header.Values("Authorization")
 	if len(headers) == 0 || headers[0] == "" {
-		return claims{}, unauthenticated("AuthenticationFailed", "Authentication failed. The 'Authorization' header is missing.")
+		return "", unauthenticated("AuthenticationFailed", "Authentication failed. The 'Authorization' header is missing.")
 	}
 	scheme, token, found := strings.Cut(headers[0], " ")
 	if len(headers) > 1 || !found || !strings.EqualFold(scheme, "Bearer") {
-		return claims{}, unauthenticated("AuthenticationFailed", "Authentication failed. The 'Authorization' header must be one bearer token.")
+		return "", unauthenticated("AuthenticationFailed", "Authentication failed. The 'Authorization' header must be one bearer token.")
 	}
-	return a.parse(strings.TrimSpace(token), audiences)
+	return strings.TrimSpace(token), nil
 }
 
 // errStore wraps what the store said while deciding: neither yes nor no.

@@ -203,6 +203,16 @@ func TestFirstStartAndAfter(t *testing.T) {
 		t.Errorf("the restart changed admin.json")
 	}
 
+	if err := d.DeletePrincipal(t.Context(), p); !errors.Is(err, auth.ErrLastOwner) {
+		t.Errorf("the last owner is removed: %v", err)
+	}
+	second, _, err := d.CreatePrincipal(t.Context(), "second", 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := d.Assign(t.Context(), second.ObjectID, auth.Owner, "/"); err != nil {
+		t.Fatal(err)
+	}
 	if err := d.DeletePrincipal(t.Context(), p); err != nil {
 		t.Fatal(err)
 	}

@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"net"
 	"net/http"
 	"net/url"
 	"strconv"
@@ -93,7 +92,7 @@ func (a *Auth) configuration(version string) http.HandlerFunc {
 		"authorization_endpoint":                base + "/oauth2/authorize",
 		"token_endpoint":                        base + "/oauth2/token",
 		"jwks_uri":                              base + "/discovery/keys",
-		"token_endpoint_auth_methods_supported": []string{"client_secret_post", "client_secret_basic"},
+		"token_endpoint_auth_methods_supported": []string{"client_secret_post", "client_secret_basic", "private_key_jwt"},
 		"grant_types_supported":                 []string{"client_credentials"},
 		"response_types_supported":              []string{"token"},
 		"subject_types_supported":               []string{"pairwise"},
@@ -163,12 +162,12 @@ func (a *Auth) token(version string) http.HandlerFunc {
 			a.refuse(w, r, *problem)
 			return
 		}
-		client, secret, ok := credentials(r)
+		g, ok := credentials(r)
 		if !ok {
-			a.refuse(w, r, refusal{http.StatusUnauthorized, "invalid_client", 7000216, "'client_id' and 'client_secret' are required, in the body or as basic authentication, not both."})
+			a.refuse(w, r, refusal{http.StatusUnauthorized, "invalid_client", 7000216, "'client_id' and one of 'client_secret' (in the body or as basic authentication) and 'client_assertion' (with its type) are required."})
 			return
 		}
-		p, problem := a.loginOnce(r.Context(), client, secret, address(r))
+		p, problem := a.loginOnce(r.Context(), g, Address(r))
 		if problem != nil {
 			if problem.wait > 0 {
 				w.Header().Set("Retry-After", strconv.Itoa(int(problem.wait/time.Second)))
@@ -197,29 +196,8 @@ func checkGrant(form url.Values) *refusal {
 	}
 }
 
-// credentials come with the form or as basic authentication, never both.
-func credentials(r *http.Request) (client, secret string, ok bool) {
-	client, secret = r.PostForm.Get("client_id"), r.PostForm.Get("client_secret")
-	user, password, basic := r.BasicAuth()
-	if !basic {
-		return client, secret, client != "" && secret != ""
-	}
-	user, err := url.QueryUnescape(user)
-	password, err2 := url.QueryUnescape(password)
-	if err != nil || err2 != nil || secret != "" || client != "" && client != user {
-		return "", "", false
-	}
-	return user, password, user != "" && password != ""
-}
-
-// address is the peer of the connection; headers can be made up.
-func address(r *http.Request) string {
-	host, _, err := net.SplitHostPort(r.RemoteAddr)
-	if err != nil {
-		return r.RemoteAddr
-	}
-	return host
-}
+// unescape undoes what RFC 6749 does to the parts of basic authentication.
+func unescape(s string) (string, error) { return url.QueryUnescape(s) }
 
 // failedLogin is a refusal that may ask to wait.
 type failedLogin struct {
@@ -227,8 +205,9 @@ type failedLogin struct {
 	wait time.Duration
 }
 
-// loginOnce checks a secret unless there were too many wrong ones.
-func (a *Auth) loginOnce(ctx context.Context, client, secret, from string) (principalRecord, *failedLogin) {
+// loginOnce checks a secret or an assertion unless there were too many wrong ones.
+func (a *Auth) loginOnce(ctx context.Context, g given, from string) (principalRecord, *failedLogin) {
+	client := g.client
 	who := strings.ToLower(client) + " " + from
 	if len(client) > maxClientID {
 		who = "oversized " + from
@@ -237,21 +216,34 @@ func (a *Auth) loginOnce(ctx context.Context, client, secret, from string) (prin
 		return principalRecord{}, &failedLogin{refusal{http.StatusTooManyRequests, "temporarily_unavailable", 50196,
 			"Too many failed attempts. Wait before trying again."}, wait}
 	}
-	p, err := a.login(ctx, client, secret)
+	var p principalRecord
+	var err error
+	if g.assertion != "" {
+		p, err = a.loginAssertion(ctx, client, g.assertion)
+	} else {
+		p, err = a.login(ctx, client, g.secret)
+	}
+	return p, a.verdict(err, client, who, from)
+}
+
+// verdict words why a login failed, and counts what looks like guessing.
+func (a *Auth) verdict(err error, client, who, from string) *failedLogin {
 	switch {
 	case err == nil:
-		return p, nil
+		return nil
 	case errors.Is(err, errBadSecret):
 		a.failures.add(who)
 		a.log.Warn("login refused", "clientId", client[:min(len(client), maxClientID)], "from", from)
-		return p, &failedLogin{refusal: refusal{http.StatusUnauthorized, "invalid_client", 7000215,
-			"Invalid client secret provided or unknown client. Ensure the secret being sent in the request is the client secret value."}}
+		return &failedLogin{refusal: refusal{http.StatusUnauthorized, "invalid_client", 7000215,
+			"Invalid client secret or assertion provided or unknown client. Ensure the secret being sent in the request is the client secret value."}}
 	case errors.Is(err, errExpiredSecret):
-		return p, &failedLogin{refusal: refusal{http.StatusUnauthorized, "invalid_client", 7000222,
+		return &failedLogin{refusal: refusal{http.StatusUnauthorized, "invalid_client", 7000222,
 			"The provided client secret keys are expired. Create a new one."}}
+	case errors.Is(err, errDisabled):
+		return &failedLogin{refusal: refusal{http.StatusUnauthorized, "unauthorized_client", 7000112, "The client is disabled."}}
 	default:
 		a.log.Error("login failed", "error", err)
-		return p, &failedLogin{refusal: refusal{http.StatusServiceUnavailable, "temporarily_unavailable", 90033,
+		return &failedLogin{refusal: refusal{http.StatusServiceUnavailable, "temporarily_unavailable", 90033,
 			"A transient error has occurred. Please try again."}, wait: time.Second}
 	}
 }

@@ -2,15 +2,9 @@ package auth
 
 import (
 	"context"
-	"crypto/rand"
-	"crypto/sha256"
-	"crypto/subtle"
-	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"os"
-	"path/filepath"
 	"strings"
 	"time"
 
@@ -19,72 +13,105 @@ import (
 	"headwater.dev/hub/store"
 )
 
-// secretBytes of randomness make a secret; that is why a plain hash of it is
-// enough: there is nothing to guess.
-const secretBytes = 32
+// MaxCredentials is how many secrets, certificates and foreign subjects each a
+// service principal may have.
+const MaxCredentials = 20
+
+// ErrLastOwner refuses what would leave nobody who can sign in and owns everything.
+var ErrLastOwner = errors.New("this is the last owner of everything that can sign in: give another service principal the role Owner at / first")
+
+// ErrBusy says that somebody else changes rights or principals just now.
+var ErrBusy = errors.New("rights are being changed by somebody else: try again")
 
 // principalRecord is a service principal in the store.
 type principalRecord struct {
-	ClientID string         `json:"clientId"`
-	ObjectID string         `json:"objectId"`
-	Name     string         `json:"name"`
-	Created  time.Time      `json:"created"`
-	Secrets  []secretRecord `json:"secrets"`
+	ClientID     string              `json:"clientId"`
+	ObjectID     string              `json:"objectId"`
+	Name         string              `json:"name"`
+	Created      time.Time           `json:"created"`
+	Disabled     bool                `json:"disabled,omitempty"`
+	Secrets      []secretRecord      `json:"secrets"`
+	Certificates []certificateRecord `json:"certificates,omitempty"`
+	Federated    []federatedRecord   `json:"federated,omitempty"`
 }
 
-// secretRecord is one of a principal's secrets, hashed.
-type secretRecord struct {
-	Hash []byte `json:"hash"`
-	// Expires is when the secret ends; nil for never.
-	Expires *time.Time `json:"expires,omitempty"`
+// usable reports whether somebody could sign in as the principal by means of the hub alone.
+func (p principalRecord) usable(now time.Time) bool {
+	if p.Disabled {
+		return false
+	}
+	for _, s := range p.Secrets {
+		if s.good(now) {
+			return true
+		}
+	}
+	for _, c := range p.Certificates {
+		if now.Before(c.Expires) {
+			return true
+		}
+	}
+	return false
 }
 
-// Admin is the content of admin.json.
-type Admin struct {
-	TenantID       string `json:"tenantId"`
-	ClientID       string `json:"clientId"`
-	ClientSecret   string `json:"clientSecret"`
-	SubscriptionID string `json:"subscriptionId"`
+// ServicePrincipalInfo is a service principal without anything secret.
+type ServicePrincipalInfo struct {
+	ClientID, ObjectID, Name string
+	Created                  time.Time
+	Disabled                 bool
+	Credentials              []Credential
 }
 
-// directoryRecord marks that the first start is over.
-type directoryRecord struct {
-	TenantID       string `json:"tenantId"`
-	SubscriptionID string `json:"subscriptionId"`
+// Credential is one way to sign in as a service principal, without its secret.
+type Credential struct {
+	ID string
+	// Kind is secret, certificate or federated.
+	Kind string
+	Name string
+	// Hint is how a secret begins, the thumbprint of a certificate, the subject
+	// of a foreign issuer.
+	Hint string
+	// Issuer is that of a foreign subject.
+	Issuer  string
+	Created time.Time
+	// Expires is nil for never.
+	Expires *time.Time
 }
 
-const directoryKey = "/directory/this"
+func (p principalRecord) info() ServicePrincipalInfo {
+	i := ServicePrincipalInfo{ClientID: p.ClientID, ObjectID: p.ObjectID, Name: p.Name, Created: p.Created, Disabled: p.Disabled}
+	for _, s := range p.Secrets {
+		i.Credentials = append(i.Credentials, Credential{ID: s.ID, Kind: "secret", Name: s.Name, Hint: s.Hint, Created: s.Created, Expires: s.Expires})
+	}
+	for _, c := range p.Certificates {
+		i.Credentials = append(i.Credentials, Credential{ID: c.ID, Kind: "certificate", Name: c.Name, Hint: c.Thumbprint, Created: c.Created, Expires: &c.Expires})
+	}
+	for _, f := range p.Federated {
+		i.Credentials = append(i.Credentials, Credential{ID: f.ID, Kind: "federated", Name: f.Name, Hint: f.Subject, Issuer: f.Issuer, Created: f.Created})
+	}
+	return i
+}
 
 func principalKey(clientID string) string { return "/principals/" + strings.ToLower(clientID) }
 
-func newSecret() (string, secretRecord, error) {
-	random := make([]byte, secretBytes)
-	if _, err := rand.Read(random); err != nil {
-		return "", secretRecord{}, fmt.Errorf("make a secret: %w", err)
-	}
-	secret := base64.RawURLEncoding.EncodeToString(random)
-	return secret, secretRecord{Hash: hash(secret)}, nil
-}
-
-func hash(secret string) []byte {
-	sum := sha256.Sum256([]byte(secret))
-	return sum[:]
-}
-
 // CreatePrincipal makes a service principal that may do nothing yet, and
-// answers its secret, which is told only once. life 0 is for ever.
+// answers its secret, which is told only once. life 0 is for ever, a negative
+// one makes no secret at all.
 func (a *Auth) CreatePrincipal(ctx context.Context, name string, life time.Duration) (Principal, string, error) {
-	secret, record, err := newSecret()
-	if err != nil {
-		return Principal{}, "", err
-	}
-	if life > 0 {
-		expires := a.clock().Add(life).UTC()
-		record.Expires = &expires
-	}
-	p := principalRecord{
-		ClientID: uuid.NewString(), ObjectID: uuid.NewString(), Name: name,
-		Created: a.clock().UTC(), Secrets: []secretRecord{record},
+	now := a.clock().UTC()
+	p := principalRecord{ClientID: uuid.NewString(), ObjectID: uuid.NewString(), Name: name, Created: now}
+	var secret string
+	if life >= 0 {
+		var record secretRecord
+		var err error
+		if secret, record, err = newSecret(); err != nil {
+			return Principal{}, "", err
+		}
+		record.Created = now
+		if life > 0 {
+			expires := now.Add(life)
+			record.Expires = &expires
+		}
+		p.Secrets = []secretRecord{record}
 	}
 	if err := a.putNew(ctx, principalKey(p.ClientID), p); err != nil {
 		return Principal{}, "", fmt.Errorf("create principal %s: %w", name, err)
@@ -92,19 +119,184 @@ func (a *Auth) CreatePrincipal(ctx context.Context, name string, life time.Durat
 	return Principal{Kind: ServicePrincipal, ID: p.ClientID, ObjectID: p.ObjectID, Name: name}, secret, nil
 }
 
-// DeletePrincipal removes a service principal and its role assignments, so that
-// tokens it still holds are worth nothing.
-func (a *Auth) DeletePrincipal(ctx context.Context, p Principal) error {
-	_, err := store.Each(ctx, a.store, assignmentKey(p.ObjectID, ""), func(r store.Record) error {
-		return a.store.Delete(ctx, r.Key, store.AnyRevision)
-	})
-	if err == nil {
-		err = a.store.Delete(ctx, principalKey(p.ID), store.AnyRevision)
+// Principals lists all service principals.
+func (a *Auth) Principals(ctx context.Context) ([]ServicePrincipalInfo, error) {
+	all, err := a.principals(ctx)
+	infos := make([]ServicePrincipalInfo, 0, len(all))
+	for _, p := range all {
+		infos = append(infos, p.info())
 	}
+	return infos, err
+}
+
+func (a *Auth) principals(ctx context.Context) ([]principalRecord, error) {
+	var all []principalRecord
+	_, err := store.Each(ctx, a.store, "/principals/", func(r store.Record) error {
+		var p principalRecord
+		if err := json.Unmarshal(r.Desired, &p); err != nil {
+			return fmt.Errorf("read %s: %w", r.Key, err)
+		}
+		all = append(all, p)
+		return nil
+	})
+	return all, err
+}
+
+// ServicePrincipal reads one by its client id. store.ErrNotFound.
+func (a *Auth) ServicePrincipal(ctx context.Context, clientID string) (ServicePrincipalInfo, error) {
+	p, _, err := a.principal(ctx, clientID)
+	return p.info(), err
+}
+
+func (a *Auth) principal(ctx context.Context, clientID string) (principalRecord, int64, error) {
+	var p principalRecord
+	r, err := a.store.Get(ctx, principalKey(clientID))
+	if errors.Is(err, store.ErrInvalid) {
+		err = store.ErrNotFound
+	}
+	if err == nil {
+		err = json.Unmarshal(r.Desired, &p)
+	}
+	return p, r.Revision, err
+}
+
+// Rename gives a service principal another name and lets it in or keeps it out.
+// ErrLastOwner, store.ErrNotFound.
+func (a *Auth) Rename(ctx context.Context, clientID, name string, disabled bool) error {
+	return a.edit(ctx, clientID, func(p *principalRecord) error {
+		p.Name, p.Disabled = name, disabled
+		return nil
+	})
+}
+
+// edit changes a service principal when an owner of everything remains.
+func (a *Auth) edit(ctx context.Context, clientID string, change func(*principalRecord) error) error {
+	return a.Exclusively(ctx, func(ctx context.Context) error {
+		p, revision, err := a.principal(ctx, clientID)
+		if err != nil {
+			return err
+		}
+		if err := change(&p); err != nil {
+			return err
+		}
+		if err := a.ownerRemains(ctx, "", &p); err != nil {
+			return err
+		}
+		value, err := json.Marshal(p)
+		if err != nil {
+			return err
+		}
+		_, err = a.store.Put(ctx, store.Put{Key: principalKey(clientID), Value: value, Expect: revision})
+		return err
+	})
+}
+
+// DeletePrincipal removes a service principal and its role assignments, so that
+// tokens it still holds are worth nothing. ErrLastOwner.
+func (a *Auth) DeletePrincipal(ctx context.Context, p Principal) error {
+	err := a.Exclusively(ctx, func(ctx context.Context) error {
+		gone, _, err := a.principal(ctx, p.ID)
+		if err != nil {
+			return err
+		}
+		gone.Disabled = true
+		if err := a.ownerRemains(ctx, "", &gone); err != nil {
+			return err
+		}
+		_, err = store.Each(ctx, a.store, assignmentKey(gone.ObjectID, ""), func(r store.Record) error {
+			return a.store.Delete(ctx, r.Key, store.AnyRevision)
+		})
+		if err != nil {
+			return err
+		}
+		return a.store.Delete(ctx, principalKey(p.ID), store.AnyRevision)
+	})
 	if err != nil {
 		return fmt.Errorf("delete principal %s: %w", p.ID, err)
 	}
 	return nil
+}
+
+// OwnerRemains is ErrLastOwner when the assignment of that name is what the
+// last owner of everything has. Ask it inside Exclusively.
+func (a *Auth) OwnerRemains(ctx context.Context, without string) error {
+	return a.ownerRemains(ctx, without, nil)
+}
+
+// ownerRemains asks whether somebody owns everything and can sign in, without
+// an assignment and with a principal as it is about to be. Where nobody does
+// already, nothing is lost.
+func (a *Auth) ownerRemains(ctx context.Context, without string, changed *principalRecord) error {
+	before, after := map[string]bool{}, map[string]bool{}
+	err := a.Assignments(ctx, func(x Assignment) error {
+		if d, ok := RoleNamed(string(x.Role)); ok && d.ID == string(Owner) && x.Scope == "/" {
+			before[strings.ToLower(x.PrincipalID)] = true
+			if !strings.EqualFold(x.Name, without) {
+				after[strings.ToLower(x.PrincipalID)] = true
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	all, err := a.principals(ctx)
+	if err != nil {
+		return err
+	}
+	now, was, is := a.clock(), 0, 0
+	for _, p := range all {
+		if before[strings.ToLower(p.ObjectID)] && p.usable(now) {
+			was++
+		}
+		if changed != nil && p.ClientID == changed.ClientID {
+			p = *changed
+		}
+		if after[strings.ToLower(p.ObjectID)] && p.usable(now) {
+			is++
+		}
+	}
+	if was > 0 && is == 0 {
+		return ErrLastOwner
+	}
+	return nil
+}
+
+const (
+	exclusiveKey = "/directory/changing"
+	// exclusiveFor bounds how long a change of rights may take, exclusiveWait
+	// how long another waits for it.
+	exclusiveFor  = 10 * time.Second
+	exclusiveWait = 5 * time.Second
+)
+
+// Exclusively runs a change of rights or principals while no other runs, at no
+// replica, so that what was checked still holds when it is written. ErrBusy.
+func (a *Auth) Exclusively(ctx context.Context, change func(context.Context) error) error {
+	deadline := time.Now().Add(exclusiveWait)
+	for {
+		r, err := a.store.Put(ctx, store.Put{Key: exclusiveKey, Value: []byte("{}"), TTL: 2 * exclusiveFor})
+		if err == nil {
+			defer func() { // one that is gone has expired
+				_ = a.store.Delete(context.WithoutCancel(ctx), exclusiveKey, r.Revision)
+			}()
+			break
+		}
+		if !errors.Is(err, store.ErrExists) {
+			return err
+		}
+		if time.Now().After(deadline) {
+			return ErrBusy
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(20 * time.Millisecond):
+		}
+	}
+	ctx, cancel := context.WithTimeout(ctx, exclusiveFor)
+	defer cancel()
+	return change(ctx)
 }
 
 func (a *Auth) putNew(ctx context.Context, key string, value any) error {
@@ -114,123 +306,4 @@ func (a *Auth) putNew(ctx context.Context, key string, value any) error {
 	}
 	_, err = a.store.Put(ctx, store.Put{Key: key, Value: encoded})
 	return err
-}
-
-// credential verdicts.
-var (
-	errBadSecret     = errors.New("unknown client or wrong secret")
-	errExpiredSecret = errors.New("secret has expired")
-)
-
-// login checks a client's secret in a time that tells nothing about it.
-func (a *Auth) login(ctx context.Context, clientID, secret string) (principalRecord, error) {
-	var p principalRecord
-	r, err := a.store.Get(ctx, principalKey(clientID))
-	switch {
-	case errors.Is(err, store.ErrNotFound), errors.Is(err, store.ErrInvalid):
-		p.Secrets = []secretRecord{{Hash: make([]byte, sha256.Size)}} // compare all the same
-	case err != nil:
-		return p, errStore("look a client up", err)
-	default:
-		if err := json.Unmarshal(r.Desired, &p); err != nil {
-			return p, fmt.Errorf("read client %s: %w", clientID, err)
-		}
-	}
-	given, now := hash(secret), a.clock()
-	verdict := errBadSecret
-	for _, s := range p.Secrets {
-		if subtle.ConstantTimeCompare(given, s.Hash) != 1 {
-			continue
-		}
-		if s.Expires == nil || now.Before(*s.Expires) {
-			return p, nil
-		}
-		verdict = errExpiredSecret
-	}
-	return principalRecord{}, verdict
-}
-
-// bootstrap reads which tenant this is, or makes it with its administrator. It
-// may be cut off at any point and repeated: the file comes first, the marker
-// last. After that an administrator that was removed stays removed.
-func (a *Auth) bootstrap(ctx context.Context, c Config) error {
-	d, err := a.directory(ctx)
-	if errors.Is(err, store.ErrNotFound) {
-		d, err = a.firstStart(ctx, c)
-	}
-	if err != nil {
-		return err
-	}
-	for _, pair := range [][3]string{{"tenant", c.TenantID, d.TenantID}, {"subscription", c.SubscriptionID, d.SubscriptionID}} {
-		if pair[1] != "" && !strings.EqualFold(pair[1], pair[2]) {
-			return fmt.Errorf("the configured %s is %s but the store belongs to %s: leave it out or use another store", pair[0], pair[1], pair[2])
-		}
-	}
-	a.tenant, a.subscription = d.TenantID, d.SubscriptionID
-	return nil
-}
-
-func (a *Auth) directory(ctx context.Context) (directoryRecord, error) {
-	var d directoryRecord
-	r, err := a.store.Get(ctx, directoryKey)
-	if err == nil {
-		err = json.Unmarshal(r.Desired, &d)
-	}
-	return d, err
-}
-
-func (a *Auth) firstStart(ctx context.Context, c Config) (directoryRecord, error) {
-	admin, err := a.adminFile(c)
-	if err != nil {
-		return directoryRecord{}, fmt.Errorf("make the administrator: %w", err)
-	}
-	p := principalRecord{
-		ClientID: admin.ClientID, ObjectID: uuid.NewSHA1(uuid.NameSpaceOID, []byte(admin.ClientID)).String(),
-		Name: "admin", Created: a.clock().UTC(), Secrets: []secretRecord{{Hash: hash(admin.ClientSecret)}},
-	}
-	d := directoryRecord{TenantID: admin.TenantID, SubscriptionID: admin.SubscriptionID}
-	err = a.putNew(ctx, principalKey(p.ClientID), p)
-	if err == nil || errors.Is(err, store.ErrExists) {
-		err = a.assign(ctx, p.ObjectID, p.ObjectID, Assignment{Role: Owner, Scope: "/"})
-	}
-	if err == nil || errors.Is(err, store.ErrExists) {
-		err = a.putNew(ctx, directoryKey, d)
-	}
-	if errors.Is(err, store.ErrExists) { // another replica was quicker
-		return a.directory(ctx)
-	}
-	if err != nil {
-		return directoryRecord{}, fmt.Errorf("make the administrator: %w", err)
-	}
-	a.log.Info("first start: administrator made", "clientId", p.ClientID, "file", filepath.Join(c.Dir, "admin.json"))
-	return d, nil
-}
-
-// adminFile reads admin.json or makes it.
-func (a *Auth) adminFile(c Config) (Admin, error) {
-	path := filepath.Join(c.Dir, "admin.json")
-	data, err := os.ReadFile(path)
-	if errors.Is(err, os.ErrNotExist) {
-		var secret string
-		if secret, _, err = newSecret(); err != nil {
-			return Admin{}, err
-		}
-		admin := Admin{TenantID: c.TenantID, ClientID: uuid.NewString(), ClientSecret: secret, SubscriptionID: c.SubscriptionID}
-		for _, id := range []*string{&admin.TenantID, &admin.SubscriptionID} {
-			if *id == "" {
-				*id = uuid.NewString()
-			}
-		}
-		if data, err = json.MarshalIndent(admin, "", "  "); err == nil {
-			data, err = makeFile(path, append(data, '\n'))
-		}
-	}
-	if err != nil {
-		return Admin{}, fmt.Errorf("admin.json: %w", err)
-	}
-	var admin Admin
-	if err := json.Unmarshal(data, &admin); err != nil || admin.TenantID == "" || admin.ClientID == "" || admin.ClientSecret == "" || admin.SubscriptionID == "" {
-		return Admin{}, fmt.Errorf("admin.json in %s is incomplete: remove it and a new one is made", c.Dir)
-	}
-	return admin, nil
 }

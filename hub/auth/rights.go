@@ -7,63 +7,52 @@ import (
 	"fmt"
 	"net/http"
 	"strings"
+	"time"
 
 	"github.com/google/uuid"
 
 	"headwater.dev/hub/store"
 )
 
-// Role is a named set of actions.
-type Role string
-
-// The roles there are.
-const (
-	// Owner may do everything.
-	Owner Role = "Owner"
-	// Contributor may do everything but give rights away.
-	Contributor Role = "Contributor"
-	// Reader may look at everything.
-	Reader Role = "Reader"
-)
-
-// definition is what a role allows; patterns are lower case, "*" is any text.
-type definition struct{ actions, notActions []string }
-
-func define(r Role) (definition, bool) {
-	switch r {
-	case Owner:
-		return definition{actions: []string{"*"}}, true
-	case Contributor:
-		return definition{actions: []string{"*"}, notActions: []string{
-			"microsoft.authorization/*/write", "microsoft.authorization/*/delete", "microsoft.authorization/elevateaccess/action",
-		}}, true
-	case Reader:
-		return definition{actions: []string{"*/read"}}, true
-	}
-	return definition{}, false
-}
-
 // Assignment is a role at a scope and everything below.
 type Assignment struct {
-	Role Role `json:"role"`
+	// Name is a GUID that no other assignment has.
+	Name        string `json:"name"`
+	PrincipalID string `json:"principalId"`
+	Role        Role   `json:"role"`
 	// Scope is an ARM id, "/" for everything.
-	Scope string `json:"scope"`
+	Scope         string    `json:"scope"`
+	PrincipalType string    `json:"principalType,omitempty"`
+	Description   string    `json:"description,omitempty"`
+	CreatedBy     string    `json:"createdBy,omitempty"`
+	CreatedOn     time.Time `json:"createdOn,omitzero"`
+	UpdatedBy     string    `json:"updatedBy,omitempty"`
+	UpdatedOn     time.Time `json:"updatedOn,omitzero"`
 }
 
-// Rights are all assignments of one principal.
-type Rights []Assignment
+// Grant is what one assignment allows.
+type Grant struct {
+	Scope       string
+	Permissions []Permission
+}
+
+// Rights are all grants of one principal.
+type Rights []Grant
 
 // Allows reports whether an action, as "Namespace/type/verb", is allowed on the
 // resource with an ARM id. Case does not matter in either.
 func (r Rights) Allows(action, scope string) bool {
-	action = strings.ToLower(action)
 	if action == "" || strings.Contains(action, "*") {
 		return false
 	}
-	for _, a := range r {
-		d, known := define(a.Role)
-		if known && within(scope, a.Scope) && matchAny(d.actions, action) && !matchAny(d.notActions, action) {
-			return true
+	for _, g := range r {
+		if !Within(scope, g.Scope) {
+			continue
+		}
+		for _, p := range g.Permissions {
+			if p.allows(action) {
+				return true
+			}
 		}
 	}
 	return false
@@ -75,16 +64,47 @@ func (r Rights) Below(action, scope string) bool {
 	if r.Allows(action, scope) {
 		return true
 	}
-	for _, a := range r {
-		if within(a.Scope, scope) && (Rights{a}).Allows(action, a.Scope) {
+	for _, g := range r {
+		if Within(g.Scope, scope) && (Rights{g}).Allows(action, g.Scope) {
 			return true
 		}
 	}
 	return false
 }
 
-// within reports whether id is scope or lies below it, segment by segment.
-func within(id, scope string) bool {
+// Touches reports whether anything is granted at, above or below scope.
+func (r Rights) Touches(scope string) bool {
+	for _, g := range r {
+		if len(g.Permissions) > 0 && (Within(scope, g.Scope) || Within(g.Scope, scope)) {
+			return true
+		}
+	}
+	return false
+}
+
+// Covers reports whether everything that the permissions allow at scope is
+// allowed already: nobody gives away what he does not have.
+func (r Rights) Covers(permissions []Permission, scope string) bool {
+	for _, wanted := range permissions {
+		covered := false
+		for _, g := range r {
+			for _, p := range g.Permissions {
+				covered = covered || Within(scope, g.Scope) && p.covers(wanted)
+			}
+		}
+		if !covered {
+			return false
+		}
+	}
+	return true
+}
+
+// Within reports whether id is scope or lies below it, segment by segment. No
+// id lies within an empty scope, every proper one within "/".
+func Within(id, scope string) bool {
+	if scope == "" {
+		return false
+	}
 	id, scope = strings.Trim(strings.ToLower(id), "/"), strings.Trim(strings.ToLower(scope), "/")
 	for segment := range strings.SplitSeq(id, "/") {
 		if segment == "." || segment == ".." {
@@ -98,39 +118,10 @@ func within(id, scope string) bool {
 	return ok && (rest == "" || rest[0] == '/')
 }
 
-func matchAny(patterns []string, action string) bool {
-	for _, p := range patterns {
-		if match(p, action) {
-			return true
-		}
-	}
-	return false
-}
-
-// match compares with a pattern in which "*" stands for any text.
-func match(pattern, action string) bool {
-	parts := strings.Split(pattern, "*")
-	if len(parts) == 1 {
-		return pattern == action
-	}
-	rest, ok := strings.CutPrefix(action, parts[0])
-	if !ok {
-		return false
-	}
-	last := len(parts) - 1
-	for _, p := range parts[1:last] {
-		i := strings.Index(rest, p)
-		if i < 0 {
-			return false
-		}
-		rest = rest[i+len(p):]
-	}
-	return strings.HasSuffix(rest, parts[last])
-}
-
-// Rights reads what a principal may do. Agents may do nothing at the users' door.
+// Rights reads what a principal may do, from the store, so that what was given
+// or taken at any replica counts at once. Agents may do nothing at the users' door.
 func (a *Auth) Rights(ctx context.Context, p Principal) (Rights, error) {
-	if p.Kind != ServicePrincipal || p.ObjectID == "" {
+	if p.Kind != ServicePrincipal && p.Kind != User || p.ObjectID == "" {
 		return nil, nil
 	}
 	var rights Rights
@@ -139,8 +130,14 @@ func (a *Auth) Rights(ctx context.Context, p Principal) (Rights, error) {
 		if err := json.Unmarshal(r.Desired, &assignment); err != nil {
 			return fmt.Errorf("read %s: %w", r.Key, err)
 		}
-		rights = append(rights, assignment)
-		return nil
+		d, err := a.RoleDefinition(ctx, string(assignment.Role))
+		if errors.Is(err, store.ErrNotFound) {
+			return nil // a role that is gone allows nothing
+		}
+		if err == nil {
+			rights = append(rights, Grant{Scope: assignment.Scope, Permissions: d.Permissions})
+		}
+		return err
 	})
 	if errors.Is(err, store.ErrInvalid) {
 		return nil, nil
@@ -174,36 +171,72 @@ func Forbid(p Principal, action, scope string) error {
 	}
 }
 
-// Assign gives a principal a role at a scope and answers the assignment's id.
-func (a *Auth) Assign(ctx context.Context, objectID string, role Role, scope string) (string, error) {
-	if _, known := define(role); !known {
-		return "", fmt.Errorf("assign role: there is no role %q; use %s, %s or %s", role, Owner, Contributor, Reader)
+// RoleDefinition reads a role by its id: one that is always there, or a custom
+// one. store.ErrNotFound.
+func (a *Auth) RoleDefinition(ctx context.Context, id string) (RoleDefinition, error) {
+	if d, ok := RoleNamed(id); ok {
+		return d, nil
 	}
-	if !strings.HasPrefix(scope, "/") {
-		return "", fmt.Errorf("assign role: scope %q is not an ARM id that begins with a slash", scope)
+	var d RoleDefinition
+	r, err := a.store.Get(ctx, RoleKey(id))
+	if err == nil {
+		err = json.Unmarshal(r.Desired, &d)
 	}
-	if objectID == "" || strings.Contains(objectID, "/") {
-		return "", fmt.Errorf("assign role: %q is not an object id", objectID)
+	if errors.Is(err, store.ErrInvalid) {
+		err = store.ErrNotFound
 	}
-	id := uuid.NewString()
-	if err := a.assign(ctx, objectID, id, Assignment{Role: role, Scope: scope}); err != nil {
-		return "", fmt.Errorf("assign role: %w", err)
-	}
-	return id, nil
+	return d, err
 }
 
-func (a *Auth) assign(ctx context.Context, objectID, id string, assignment Assignment) error {
-	return a.putNew(ctx, assignmentKey(objectID, id), assignment)
+// Assign gives a principal a role at a scope and answers the assignment's name.
+// It does not ask whether anybody may: that is for who calls.
+func (a *Auth) Assign(ctx context.Context, objectID string, role Role, scope string) (string, error) {
+	assignment := Assignment{Name: uuid.NewString(), PrincipalID: objectID, Role: role, Scope: scope, CreatedOn: a.clock().UTC(), UpdatedOn: a.clock().UTC()}
+	return assignment.Name, a.PutAssignment(ctx, assignment)
+}
+
+// PutAssignment writes a new assignment after checking it. store.ErrExists.
+func (a *Auth) PutAssignment(ctx context.Context, assignment Assignment) error {
+	switch {
+	case !strings.HasPrefix(assignment.Scope, "/"):
+		return fmt.Errorf("assign role: scope %q is not an ARM id that begins with a slash", assignment.Scope)
+	case assignment.PrincipalID == "" || strings.Contains(assignment.PrincipalID, "/"):
+		return fmt.Errorf("assign role: %q is not an object id", assignment.PrincipalID)
+	case assignment.Name == "" || strings.Contains(assignment.Name, "/"):
+		return fmt.Errorf("assign role: %q is not a name", assignment.Name)
+	}
+	if _, err := a.RoleDefinition(ctx, string(assignment.Role)); err != nil {
+		return fmt.Errorf("assign role: there is no role %q: %w", assignment.Role, err)
+	}
+	if err := a.putNew(ctx, assignmentKey(assignment.PrincipalID, assignment.Name), assignment); err != nil {
+		return fmt.Errorf("assign role: %w", err)
+	}
+	return nil
 }
 
 // Unassign takes an assignment back.
-func (a *Auth) Unassign(ctx context.Context, objectID, id string) error {
-	if err := a.store.Delete(ctx, assignmentKey(objectID, id), store.AnyRevision); err != nil {
+func (a *Auth) Unassign(ctx context.Context, objectID, name string) error {
+	if err := a.store.Delete(ctx, assignmentKey(objectID, name), store.AnyRevision); err != nil {
 		return fmt.Errorf("remove role assignment: %w", err)
 	}
 	return nil
 }
 
-func assignmentKey(objectID, id string) string {
-	return "/assignments/" + strings.ToLower(objectID) + "/" + strings.ToLower(id)
+// Assignments visits all role assignments, principal by principal.
+func (a *Auth) Assignments(ctx context.Context, visit func(Assignment) error) error {
+	_, err := store.Each(ctx, a.store, "/assignments/", func(r store.Record) error {
+		var assignment Assignment
+		if err := json.Unmarshal(r.Desired, &assignment); err != nil {
+			return fmt.Errorf("read %s: %w", r.Key, err)
+		}
+		return visit(assignment)
+	})
+	return err
 }
+
+func assignmentKey(objectID, name string) string {
+	return "/assignments/" + strings.ToLower(objectID) + "/" + strings.ToLower(name)
+}
+
+// RoleKey is where the store keeps a custom role.
+func RoleKey(id string) string { return "/roledefinitions/" + strings.ToLower(id) }

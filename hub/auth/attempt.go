@@ -1,0 +1,46 @@
+package auth
+
+import (
+	"context"
+	"net"
+	"net/http"
+	"time"
+)
+
+// Attempt is something that a principal is about to do at the users' door, and
+// then how it ended: what locks, limits and the activity log go by.
+type Attempt struct {
+	Who Principal
+	// Action as roles name it, "Microsoft.Authorization/locks/write"; Scope is
+	// the ARM id that it is on, "" for the whole tenant.
+	Action, Scope string
+	Method        string
+	// Path is that of the request, without its query.
+	Path string
+	// From is the peer's address, without its port.
+	From                       string
+	RequestID, Correlation     string
+	ClientRequestID, UserAgent string
+	At                         time.Time
+	// Header is that of the answer; it may be added to until the answer begins.
+	Header http.Header
+	// Status of the answer and, when it is an error, its code. Zero until the
+	// attempt has ended.
+	Status int
+	Code   string
+}
+
+// Write reports whether the attempt would change something.
+func (a *Attempt) Write() bool { return a.Method != http.MethodGet && a.Method != http.MethodHead }
+
+// Gate is a step that an attempt passes: it calls next, or answers why not.
+type Gate func(ctx context.Context, a *Attempt, next func() error) error
+
+// Address is the peer of a request's connection; headers can be made up.
+func Address(r *http.Request) string {
+	host, _, err := net.SplitHostPort(r.RemoteAddr)
+	if err != nil {
+		return r.RemoteAddr
+	}
+	return host
+}

@@ -1,0 +1,118 @@
+package auth
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/google/uuid"
+
+	"headwater.dev/hub/store"
+)
+
+// Admin is the content of admin.json.
+type Admin struct {
+	TenantID       string `json:"tenantId"`
+	ClientID       string `json:"clientId"`
+	ClientSecret   string `json:"clientSecret"`
+	SubscriptionID string `json:"subscriptionId"`
+}
+
+// directoryRecord marks that the first start is over.
+type directoryRecord struct {
+	TenantID       string `json:"tenantId"`
+	SubscriptionID string `json:"subscriptionId"`
+}
+
+const directoryKey = "/directory/this"
+
+// bootstrap reads which tenant this is, or makes it with its administrator. It
+// may be cut off at any point and repeated: the file comes first, the marker
+// last. After that an administrator that was removed stays removed.
+func (a *Auth) bootstrap(ctx context.Context, c Config) error {
+	d, err := a.directory(ctx)
+	if errors.Is(err, store.ErrNotFound) {
+		d, err = a.firstStart(ctx, c)
+	}
+	if err != nil {
+		return err
+	}
+	for _, pair := range [][3]string{{"tenant", c.TenantID, d.TenantID}, {"subscription", c.SubscriptionID, d.SubscriptionID}} {
+		if pair[1] != "" && !strings.EqualFold(pair[1], pair[2]) {
+			return fmt.Errorf("the configured %s is %s but the store belongs to %s: leave it out or use another store", pair[0], pair[1], pair[2])
+		}
+	}
+	a.tenant, a.subscription = d.TenantID, d.SubscriptionID
+	return nil
+}
+
+func (a *Auth) directory(ctx context.Context) (directoryRecord, error) {
+	var d directoryRecord
+	r, err := a.store.Get(ctx, directoryKey)
+	if err == nil {
+		err = json.Unmarshal(r.Desired, &d)
+	}
+	return d, err
+}
+
+func (a *Auth) firstStart(ctx context.Context, c Config) (directoryRecord, error) {
+	admin, err := a.adminFile(c)
+	if err != nil {
+		return directoryRecord{}, fmt.Errorf("make the administrator: %w", err)
+	}
+	p := principalRecord{
+		ClientID: admin.ClientID, ObjectID: uuid.NewSHA1(uuid.NameSpaceOID, []byte(admin.ClientID)).String(),
+		Name: "admin", Created: a.clock().UTC(),
+		Secrets: []secretRecord{{ID: uuid.NewSHA1(uuid.NameSpaceOID, []byte(admin.ClientSecret)).String(), Name: "first start", Hash: hash(admin.ClientSecret), Created: a.clock().UTC()}},
+	}
+	d := directoryRecord{TenantID: admin.TenantID, SubscriptionID: admin.SubscriptionID}
+	err = a.putNew(ctx, principalKey(p.ClientID), p)
+	if err == nil || errors.Is(err, store.ErrExists) {
+		err = a.putNew(ctx, assignmentKey(p.ObjectID, p.ObjectID), Assignment{Name: p.ObjectID, PrincipalID: p.ObjectID, Role: Owner, Scope: "/",
+			PrincipalType: string(ServicePrincipal), CreatedOn: p.Created, UpdatedOn: p.Created})
+	}
+	if err == nil || errors.Is(err, store.ErrExists) {
+		err = a.putNew(ctx, directoryKey, d)
+	}
+	if errors.Is(err, store.ErrExists) { // another replica was quicker
+		return a.directory(ctx)
+	}
+	if err != nil {
+		return directoryRecord{}, fmt.Errorf("make the administrator: %w", err)
+	}
+	a.log.Info("first start: administrator made", "clientId", p.ClientID, "file", filepath.Join(c.Dir, "admin.json"))
+	return d, nil
+}
+
+// adminFile reads admin.json or makes it.
+func (a *Auth) adminFile(c Config) (Admin, error) {
+	path := filepath.Join(c.Dir, "admin.json")
+	data, err := os.ReadFile(path)
+	if errors.Is(err, os.ErrNotExist) {
+		var secret string
+		if secret, _, err = newSecret(); err != nil {
+			return Admin{}, err
+		}
+		admin := Admin{TenantID: c.TenantID, ClientID: uuid.NewString(), ClientSecret: secret, SubscriptionID: c.SubscriptionID}
+		for _, id := range []*string{&admin.TenantID, &admin.SubscriptionID} {
+			if *id == "" {
+				*id = uuid.NewString()
+			}
+		}
+		if data, err = json.MarshalIndent(admin, "", "  "); err == nil {
+			data, err = makeFile(path, append(data, '\n'))
+		}
+	}
+	if err != nil {
+		return Admin{}, fmt.Errorf("admin.json: %w", err)
+	}
+	var admin Admin
+	if err := json.Unmarshal(data, &admin); err != nil || admin.TenantID == "" || admin.ClientID == "" || admin.ClientSecret == "" || admin.SubscriptionID == "" {
+		return Admin{}, fmt.Errorf("admin.json in %s is incomplete: remove it and a new one is made", c.Dir)
+	}
+	return admin, nil
+}
