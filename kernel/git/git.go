@@ -32,6 +32,8 @@ var (
 	ErrRepository = errors.New("repository not found")
 	// ErrReference says that the repository has no such reference or commit.
 	ErrReference = errors.New("reference not found")
+	// ErrEmpty says that the repository has no references at all.
+	ErrEmpty = errors.New("git repository is empty")
 	// ErrInvalid says that something given by the user can never work.
 	ErrInvalid = errors.New("invalid")
 	// ErrProtocol says that the server broke the protocol or exceeded a limit.
@@ -120,8 +122,23 @@ type Credentials struct {
 	// Identity is the PEM private key for SSH, with the Passphrase that
 	// protects it; KnownHosts is in the format of the known_hosts file.
 	Identity, Passphrase, KnownHosts []byte
-	// Proxy is an HTTP proxy; nil means the environment's.
+	// Proxy is an HTTP or SOCKS5 proxy, with its user information. Nil means
+	// the environment's for HTTP and none for SSH.
 	Proxy *url.URL
+	// PublicOnly refuses servers whose addresses are not public: for URLs that
+	// come out of a repository rather than from its owner.
+	PublicOnly bool
+}
+
+// For gives the part of the credentials that may be used for another URL that a
+// repository names: all of them on the same server, and on others none but the
+// way through the proxy.
+func (r *Remote) For(other string) Credentials {
+	u, err := parseURL(other)
+	if err == nil && u.Scheme == r.url.Scheme && strings.EqualFold(u.Host, r.url.Host) {
+		return r.creds
+	}
+	return Credentials{Proxy: r.creds.Proxy, PublicOnly: err != nil || !strings.EqualFold(u.Hostname(), r.url.Hostname())}
 }
 
 // identity tells credentials apart without revealing them.

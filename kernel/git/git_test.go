@@ -36,12 +36,13 @@ type fixture struct {
 	t       *testing.T
 	mirrors *Mirrors
 	keys    map[string][]byte // private keys by kind, all authorised
+	dir     string            // of the server
 }
 
 // serve starts a Git server with the repositories "public" and "private".
 func serve(t *testing.T, tls bool) *fixture {
 	t.Helper()
-	f := &fixture{t: t, keys: map[string][]byte{}}
+	f := &fixture{t: t, keys: map[string][]byte{}, dir: t.TempDir()}
 	var public []string
 	for kind, key := range privateKeys(t) {
 		signer, err := ssh.NewSignerFromKey(key)
@@ -61,7 +62,7 @@ func serve(t *testing.T, tls bool) *fixture {
 		f.keys[kind+" with passphrase"] = pem.EncodeToMemory(block)
 	}
 	var err error
-	f.Server, err = gitserver.Start(gitserver.Config{Dir: t.TempDir(), TLS: tls,
+	f.Server, err = gitserver.Start(gitserver.Config{Dir: f.dir, TLS: tls,
 		Accounts: []gitserver.Account{{Name: "dev", Password: password, Keys: public}}})
 	if err != nil {
 		t.Fatal(err)

@@ -117,16 +117,23 @@ func (m *Mirror) update(ctx context.Context, r *Remote, ref Reference, known fun
 	case <-ctx.Done():
 		return t, nil, ctx.Err()
 	}
-	if _, ok := m.commits()[t.Commit]; ok {
-		if s, err := m.snapshot(t); err == nil {
-			return t, s, nil
+	if m.has(t) {
+		s, err := m.snapshot(t)
+		if err == nil {
+			if err = m.onBranch(ctx, r, ref, t); err == nil {
+				return t, s, nil
+			}
+			s.Close()
+		}
+		if !errors.Is(err, ErrDamaged) {
+			return t, nil, err
 		}
 		// Damaged: whatever else is there is worth nothing either.
 		if err := os.RemoveAll(m.dir); err != nil {
 			return t, nil, err
 		}
 	}
-	if err := m.fetch(ctx, session, t); err != nil {
+	if err := m.obtain(ctx, r, session, ref, t); err != nil {
 		if errors.Is(err, ErrDamaged) {
 			err = errors.Join(err, os.RemoveAll(m.dir))
 		}
@@ -134,6 +141,21 @@ func (m *Mirror) update(ctx context.Context, r *Remote, ref Reference, known fun
 	}
 	s, err := m.snapshot(t)
 	return t, s, err
+}
+
+// has reports whether the mirror holds what a target names, the object of an
+// annotated tag included.
+func (m *Mirror) has(t Target) bool {
+	if _, ok := m.commits()[t.Commit]; !ok || t.Object == t.Commit {
+		return ok
+	}
+	objs, err := openObjects(m.dir)
+	if err != nil {
+		return true // snapshot says what is wrong
+	}
+	defer objs.close()
+	_, _, err = objs.locate(t.Object)
+	return err == nil
 }
 
 // Reset forgets everything.
@@ -158,6 +180,9 @@ func (m *Mirror) snapshot(t Target) (*Snapshot, error) {
 	if err == nil {
 		s.Commit, err = parseCommit(t.Commit, data)
 	}
+	if err == nil && t.Object != t.Commit {
+		s.Tag, err = objs.tag(t)
+	}
 	if err != nil {
 		objs.close()
 		return nil, err
@@ -170,8 +195,7 @@ func (m *Mirror) fetch(ctx context.Context, session *session, t Target) error {
 	if err := m.tidy(ctx); err != nil {
 		return err
 	}
-	have := m.recent()
-	pack, done, err := session.fetch(ctx, t.Object, have)
+	pack, done, err := session.fetch(ctx, query{want: []Hash{t.Object}, have: m.recent()})
 	if err != nil {
 		return err
 	}

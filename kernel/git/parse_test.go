@@ -204,7 +204,7 @@ func FuzzAdvertisement(f *testing.F) {
 				t.Errorf("unwanted reference %q", r.Name)
 			}
 		}
-		if r, done, err := s.fetch(context.Background(), Hash{1}, nil); err == nil {
+		if r, done, err := s.fetch(context.Background(), query{want: []Hash{{1}}}); err == nil {
 			io.Copy(io.Discard, r)
 			done()
 		}

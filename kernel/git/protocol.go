@@ -9,7 +9,7 @@ import (
 )
 
 const (
-	maxRefs   = 1 << 20
+	maxRefs   = 1 << 18
 	maxShared = 16 // commits we tell the server that we have
 )
 
@@ -223,14 +223,25 @@ func parseRef(line string) (Ref, error) {
 	return r, nil
 }
 
-// fetch asks for want with its tree and, where the server can, without its
-// history; have are commits that we hold in the same way. The pack must be
-// read to its end.
-func (s *session) fetch(ctx context.Context, want Hash, have []Hash) (io.Reader, func(), error) {
-	if len(have) > maxShared {
-		have = have[:maxShared]
+// query says what a fetch is to bring. Without more the wanted objects come with
+// their trees and, where the server can, without their history; have are commits
+// that we hold in the same way.
+type query struct {
+	want, have []Hash
+	// deep asks for the history as well; have are then commits whose history
+	// is not wanted.
+	deep bool
+	// commits asks for commits without their trees and files, where the server
+	// can leave them out.
+	commits bool
+}
+
+// fetch sends a query. The pack must be read to its end.
+func (s *session) fetch(ctx context.Context, q query) (io.Reader, func(), error) {
+	if len(q.have) > maxShared {
+		q.have = q.have[:maxShared]
 	}
-	req, err := s.fetchRequest(want, have)
+	req, err := s.fetchRequest(q)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -254,40 +265,43 @@ func (s *session) fetch(ctx context.Context, want Hash, have []Hash) (io.Reader,
 	return &sideband{p: p, rest: first}, p.close, nil
 }
 
-func (s *session) fetchRequest(want Hash, have []Hash) (*request, error) {
+func (s *session) fetchRequest(q query) (*request, error) {
 	var req request
-	shallow := strings.Contains(" "+s.caps["fetch"]+" ", " shallow ")
+	can := func(name string) bool {
+		if s.version2 {
+			return strings.Contains(" "+s.caps["fetch"]+" ", " "+name+" ")
+		}
+		_, ok := s.caps[name]
+		return ok
+	}
 	if s.version2 {
 		req.line("command=fetch")
 		req.line("agent=%s", agent)
 		req.delimiter()
-		req.line("thin-pack")
-		req.line("ofs-delta")
-		req.line("no-progress")
-		req.line("want %s", want)
-	} else {
-		if _, ok := s.caps["side-band-64k"]; !ok {
-			return nil, fmt.Errorf("%w: it lacks the capability side-band-64k", ErrProtocol)
-		}
-		_, shallow = s.caps["shallow"]
-		options := []string{"side-band-64k"}
-		for _, o := range []string{"multi_ack_detailed", "thin-pack", "ofs-delta", "no-progress"} {
-			if _, ok := s.caps[o]; ok {
-				options = append(options, o)
+		for _, o := range []string{"thin-pack", "ofs-delta", "no-progress"} {
+			if o != "thin-pack" || !q.deep {
+				req.line("%s", o)
 			}
 		}
-		req.line("want %s %s agent=%s", want, strings.Join(options, " "), agent)
+		for _, h := range q.want {
+			req.line("want %s", h)
+		}
+	} else if err := s.wants(&req, q, can); err != nil {
+		return nil, err
 	}
-	if shallow {
-		for _, h := range have {
+	if !q.deep && can("shallow") {
+		for _, h := range q.have {
 			req.line("shallow %s", h)
 		}
 		req.line("deepen 1")
 	}
+	if q.commits && can("filter") {
+		req.line("filter tree:0")
+	}
 	if !s.version2 {
 		req.flush()
 	}
-	for _, h := range have {
+	for _, h := range q.have {
 		req.line("have %s", h)
 	}
 	req.line("done")
@@ -295,6 +309,28 @@ func (s *session) fetchRequest(want Hash, have []Hash) (*request, error) {
 		req.flush()
 	}
 	return &req, nil
+}
+
+// wants writes the wants of version 0; the first one carries the options.
+func (s *session) wants(req *request, q query, can func(string) bool) error {
+	if !can("side-band-64k") {
+		return fmt.Errorf("%w: it lacks the capability side-band-64k", ErrProtocol)
+	}
+	options := []string{"side-band-64k"}
+	for _, o := range []string{"multi_ack_detailed", "thin-pack", "ofs-delta", "no-progress", "filter"} {
+		if can(o) && (o != "thin-pack" || !q.deep) && (o != "filter" || q.commits) {
+			options = append(options, o)
+		}
+	}
+	options = append(options, "agent="+agent)
+	for i, h := range q.want {
+		if i == 0 {
+			req.line("want %s %s", h, strings.Join(options, " "))
+		} else {
+			req.line("want %s", h)
+		}
+	}
+	return nil
 }
 
 // packSection skips to the pack in an answer of version 2.

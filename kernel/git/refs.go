@@ -19,8 +19,8 @@ type Reference struct {
 	SemVer string
 	// Name is a full reference name.
 	Name string
-	// Commit is an object name of 40 digits; together with Branch it only
-	// changes how the revision is written.
+	// Commit is an object name of 40 digits; together with Branch it must be in
+	// the history of the branch.
 	Commit string
 }
 
@@ -29,6 +29,8 @@ type Target struct {
 	// Label is the reference in the form in which revisions name it: a branch
 	// or tag without "refs/…/", a full name as given, or nothing for a commit.
 	Label string
+	// Tag is the name of the tag that was followed, without "refs/tags/".
+	Tag string
 	// Object is what to ask for; it differs from Commit for annotated tags.
 	Object Hash
 	Commit Hash
@@ -124,10 +126,28 @@ func (s *session) exact(ctx context.Context, name, label string) (Target, error)
 	}
 	for _, r := range refs {
 		if r.Name == name {
-			return Target{Label: label, Object: r.Hash, Commit: r.Commit()}, nil
+			tag, _ := strings.CutPrefix(name, "refs/tags/")
+			if tag == name {
+				tag = ""
+			}
+			return Target{Label: label, Tag: tag, Object: r.Hash, Commit: r.Commit()}, nil
 		}
 	}
-	return Target{}, fmt.Errorf("%w: the repository has no %s", ErrReference, name)
+	return Target{}, s.missing(ctx, name)
+}
+
+// missing tells a repository without the reference from one without any.
+func (s *session) missing(ctx context.Context, name string) error {
+	for _, prefix := range []string{"HEAD", "refs/"} {
+		refs, err := s.list(ctx, prefix)
+		if err != nil {
+			return err
+		}
+		if len(refs) > 0 {
+			return fmt.Errorf("%w: the repository has no %s", ErrReference, name)
+		}
+	}
+	return ErrEmpty
 }
 
 func (s *session) highest(ctx context.Context, constraint string) (Target, error) {
@@ -143,7 +163,8 @@ func (s *session) highest(ctx context.Context, constraint string) (Target, error
 	if !ok {
 		return Target{}, fmt.Errorf("%w: none of the repository's %d tags is a version in the range %q", ErrReference, len(refs), printable(constraint))
 	}
-	return Target{Label: strings.TrimPrefix(best.Name, "refs/tags/"), Object: best.Hash, Commit: best.Commit()}, nil
+	tag := strings.TrimPrefix(best.Name, "refs/tags/")
+	return Target{Label: tag, Tag: tag, Object: best.Hash, Commit: best.Commit()}, nil
 }
 
 // highestTag picks the tag of the highest version in the range. Of tags that

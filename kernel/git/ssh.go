@@ -210,6 +210,8 @@ func (w *sshWire) explain(err error) error {
 	}
 	lower := strings.ToLower(said)
 	switch {
+	case strings.Contains(lower, "not our ref"), strings.Contains(lower, "unadvertised object"):
+		return fmt.Errorf("%w: the server says: %s", ErrReference, said)
 	case strings.Contains(lower, "not found"), strings.Contains(lower, "does not exist"), strings.Contains(lower, "not appear to be a git repository"):
 		return fmt.Errorf("%w: the server says: %s", ErrRepository, said)
 	case strings.Contains(lower, "denied"), strings.Contains(lower, "not authorized"), strings.Contains(lower, "forbidden"):

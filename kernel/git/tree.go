@@ -17,6 +17,7 @@ type Commit struct {
 	Tree Hash
 	// Message is the whole message.
 	Message string
+	raw     []byte
 }
 
 // Subject is the first line of the message.
@@ -26,7 +27,7 @@ func (c Commit) Subject() string {
 }
 
 func parseCommit(h Hash, data []byte) (Commit, error) {
-	c := Commit{Hash: h}
+	c := Commit{Hash: h, raw: data}
 	head, message, _ := bytes.Cut(data, []byte("\n\n"))
 	first, _, _ := bytes.Cut(head, []byte("\n"))
 	tree, ok := bytes.CutPrefix(first, []byte("tree "))
@@ -79,7 +80,9 @@ func parseTree(data []byte) ([]node, error) {
 type Snapshot struct {
 	Target Target
 	Commit Commit
-	objs   *objects
+	// Tag is the annotated tag that led to the commit, or nil.
+	Tag  *Tag
+	objs *objects
 }
 
 // Close frees the mirror's files.
