@@ -235,6 +235,7 @@ func TestLife(t *testing.T) {
 			t.Errorf("the installed version is lost: %+v", o.Extension)
 		}
 	})
+	t.Run("an older version stays when upgrades are not wanted", w.stays)
 	t.Run("what vanishes comes back", func(t *testing.T) {
 		w.desire(item(4))
 		w.await(4, installedAt(4))
@@ -299,6 +300,34 @@ func (w *world) fails(t *testing.T) {
 		}
 		return nil
 	})
+}
+
+// stays looks at the extension with the eyes of a newer agent.
+func (w *world) stays(t *testing.T) {
+	var last link.Observed
+	newer, err := New(Config{
+		REST: w.agent, Settings: &keeper{}, Image: Image{Reference: "headwater.dev/agent:10"}, Version: "1.3.0",
+		Report: func(o link.Observed) { last = o }, Now: time.Now, Deadline: time.Minute, Log: quiet(t),
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	next := item(3, "kustomize-controller.concurrent=5")
+	newer.Desired(link.Desired{Items: []link.Item{next}})
+	kubetest.Eventually(t, time.Minute, func() error { return newer.step(t.Context()) })
+	e := last.Extension
+	if e.CurrentVersion != testVersion || !slices.ContainsFunc(e.Statuses, func(s resource.ExtensionStatus) bool {
+		return s.Code == "UpgradeAvailable" && strings.Contains(s.Message, "1.3.0")
+	}) {
+		t.Errorf("observed %+v", e)
+	}
+	d, err := w.cluster.Client.AppsV1().Deployments(Namespace).Get(t.Context(), deployment, metav1.GetOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if c := d.Spec.Template.Spec.Containers[0]; c.Image != "headwater.dev/agent:9" || !slices.Contains(c.Args, "--concurrent=5") {
+		t.Errorf("settings act on the version that stays: %s %v", c.Image, c.Args)
+	}
 }
 
 // aggregates looks for the Flux kinds in what editors may do.

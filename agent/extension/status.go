@@ -1,6 +1,7 @@
 package extension
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -38,6 +39,8 @@ type observation struct {
 	release   *release.Release
 	installed string
 	warnings  []string
+	// kept says why an older version than the agent's stays.
+	kept string
 	// rolled says that the controllers have been available for this item;
 	// available says that they are.
 	rolled, available bool
@@ -181,13 +184,19 @@ func (o *observation) observed(version string, late bool) link.Observed {
 	for _, w := range o.warnings {
 		e.Statuses = append(e.Statuses, resource.ExtensionStatus{Code: "SettingWithoutEffect", DisplayStatus: "Setting has no effect", Level: levelWarning, Message: w, Time: when})
 	}
+	if o.kept != "" && o.installed != version {
+		defer func() {
+			e.Statuses = append(e.Statuses, resource.ExtensionStatus{Code: "UpgradeAvailable", DisplayStatus: "Upgrade available", Level: levelInformation,
+				Message: "version " + version + " is available and not installed: " + o.kept, Time: when})
+		}()
+	}
 	if o.failure != nil {
 		o.failed(e, late)
 		return out
 	}
 	if o.available {
 		e.Statuses = append(e.Statuses, resource.ExtensionStatus{Code: "InstallationSucceeded", DisplayStatus: "Installed", Level: levelInformation,
-			Message: "version " + version + " is installed and its controllers are available", Time: when})
+			Message: "version " + cmp.Or(o.installed, version) + " is installed and its controllers are available", Time: when})
 	} else {
 		e.Statuses = append(e.Statuses, o.pods...)
 	}

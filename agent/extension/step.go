@@ -81,8 +81,6 @@ func (m *Manager) check(item link.Item, owner string) error {
 		return phase.Stalled("ScopeNotSupported", fmt.Errorf("extension microsoft.flux is installed in namespace %s: releaseNamespace %q is not possible", Namespace, e.Scope.Cluster.ReleaseNamespace))
 	case item.ID != owner:
 		return phase.Stalled("ExtensionAlreadyInstalled", errors.New("another extension of type microsoft.flux is installed in this cluster; there can be only one"))
-	case e.Version != nil && *e.Version != "" && *e.Version != m.config.Version:
-		return phase.Stalled("VersionNotAvailable", fmt.Errorf("version %s is not available: the agent of this cluster brings version %s; leave version empty, or upgrade the agent", *e.Version, m.config.Version))
 	}
 	return nil
 }
@@ -127,11 +125,16 @@ func (m *Manager) install(ctx context.Context, item link.Item, state *observatio
 		return permitted(err)
 	}
 	state.protected = item.ProtectedVersion
-	chart, digest, err := loadChart(m.config.Version)
+	last, err := m.releases.Last(ctx, releaseName, Namespace)
+	if err != nil && !errors.Is(err, release.ErrNotFound) {
+		return err
+	}
+	edition, err := m.edition(item.Extension, last)
 	if err != nil {
 		return err
 	}
-	values, warnings, err := m.values(ctx, item, chart)
+	state.kept = edition.kept
+	values, warnings, err := m.values(ctx, item, edition)
 	if err != nil {
 		return err
 	}
@@ -139,12 +142,8 @@ func (m *Manager) install(ctx context.Context, item link.Item, state *observatio
 	if err := m.ensureKinds(ctx); err != nil {
 		return err
 	}
-	last, err := m.releases.Last(ctx, releaseName, Namespace)
-	if err != nil && !errors.Is(err, release.ErrNotFound) {
-		return err
-	}
-	if err == nil {
-		good, err := m.upToDate(ctx, last, values, digest)
+	if last != nil {
+		good, err := m.upToDate(ctx, last, values, edition.digest)
 		if err != nil {
 			return err
 		}
@@ -153,10 +152,10 @@ func (m *Manager) install(ctx context.Context, item link.Item, state *observatio
 			return nil
 		}
 	}
-	m.config.Log.Info("applying the extension", "version", m.config.Version, "generation", item.Generation)
+	m.config.Log.Info("applying the extension", "version", edition.chart.Metadata.Version, "generation", item.Generation)
 	state.release, err = m.releases.Apply(ctx, release.Request{
-		Name: releaseName, Namespace: Namespace, Chart: chart, Values: values,
-		Options: release.Options{CRDs: release.CRDsSkip, MaxHistory: 3, TakeOwnership: true, Labels: map[string]string{chartLabel: digest}},
+		Name: releaseName, Namespace: Namespace, Chart: edition.chart, Values: values,
+		Options: release.Options{CRDs: release.CRDsSkip, MaxHistory: 3, TakeOwnership: true, Labels: map[string]string{chartLabel: edition.digest}},
 	}, 0)
 	if err == nil {
 		state.installed = versionOf(state.release)
@@ -165,7 +164,7 @@ func (m *Manager) install(ctx context.Context, item link.Item, state *observatio
 }
 
 // values are those of the settings, protected ones included, and the image.
-func (m *Manager) values(ctx context.Context, item link.Item, chart *release.Chart) (map[string]any, []string, error) {
+func (m *Manager) values(ctx context.Context, item link.Item, edition edition) (map[string]any, []string, error) {
 	settings := map[string]string{}
 	for key, value := range item.Extension.ConfigurationSettings {
 		settings[key] = value
@@ -179,7 +178,7 @@ func (m *Manager) values(ctx context.Context, item link.Item, chart *release.Cha
 			settings[key] = value
 		}
 	}
-	usual, _ := chart.Values["resources"].(map[string]any)
+	usual, _ := edition.chart.Values["resources"].(map[string]any)
 	values, warnings, err := Values(settings, usual)
 	if err != nil {
 		return nil, nil, phase.Stalled("ValidationFailed", err)
@@ -193,6 +192,9 @@ func (m *Manager) values(ctx context.Context, item link.Item, chart *release.Cha
 		image["pullPolicy"] = m.config.Image.PullPolicy
 	}
 	values["image"] = image
+	if edition.kept != "" && edition.image != nil {
+		values["image"] = edition.image
+	}
 	return values, warnings, nil
 }
 

@@ -1,7 +1,7 @@
 package extension
 
 import (
-	"encoding/json"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -10,7 +10,6 @@ import (
 	"time"
 
 	"k8s.io/apimachinery/pkg/api/resource"
-	"sigs.k8s.io/yaml"
 )
 
 // reader turns one setting into values, or says why it cannot.
@@ -24,9 +23,14 @@ type values struct {
 	concurrent int64
 	requeue    time.Duration
 	// resources by kind (limits, requests) and name; asked counts who asked.
-	resources   map[string]map[string]resource.Quantity
-	asked       map[string]int
-	node, taint any
+	resources map[string]map[string]resource.Quantity
+	asked     map[string]int
+	// plain are values of the chart that one setting gives each.
+	plain map[string]any
+	// watchMemory is the share of the memory limit, in percent, from which the
+	// process collects garbage harder; 0 for never.
+	watchMemory bool
+	threshold   int64
 }
 
 // controllers that settings may name. The value says whether this version
@@ -36,35 +40,6 @@ func controllers() map[string]bool {
 		"source-controller": true, "kustomize-controller": true, "helm-controller": true,
 		"fluxconfig-controller": true, "fluxconfig-agent": true,
 		"notification-controller": false, "image-automation-controller": false, "image-reflector-controller": false,
-	}
-}
-
-// readers by the part of a key after the controller.
-func readers() map[string]reader {
-	quantity := func(kind, name string) reader {
-		return func(v *values, controller, text string) error {
-			q, err := resource.ParseQuantity(text)
-			if err != nil || q.Sign() <= 0 {
-				return fmt.Errorf("%q is not an amount such as 512Mi or 500m", text)
-			}
-			if old, ok := v.resources[kind][name]; !ok || q.Cmp(old) > 0 {
-				v.resources[kind][name] = q
-			}
-			if !strings.HasPrefix(controller, "fluxconfig-") {
-				v.asked[kind+"."+name]++
-			}
-			return nil
-		}
-	}
-	return map[string]reader{
-		"enabled":                   readEnabled,
-		"log-level":                 readLogLevel,
-		"concurrent":                readConcurrent,
-		"requeue-dependency":        readRequeue,
-		"resources.limits.memory":   quantity("limits", "memory"),
-		"resources.limits.cpu":      quantity("limits", "cpu"),
-		"resources.requests.memory": quantity("requests", "memory"),
-		"resources.requests.cpu":    quantity("requests", "cpu"),
 	}
 }
 
@@ -81,7 +56,7 @@ func Values(settings map[string]string, usual map[string]any) (chart map[string]
 	v := &values{
 		enabled: map[string]any{}, enforce: true,
 		resources: map[string]map[string]resource.Quantity{"limits": {}, "requests": {}},
-		asked:     map[string]int{},
+		asked:     map[string]int{}, plain: map[string]any{}, threshold: 95,
 	}
 	for _, key := range slices.Sorted(maps.Keys(settings)) {
 		warning, err := v.set(key, strings.TrimSpace(settings[key]))
@@ -93,6 +68,9 @@ func Values(settings map[string]string, usual map[string]any) (chart map[string]
 		}
 	}
 	v.keepUsual(usual)
+	if err := v.watch(usual); err != nil {
+		return nil, nil, err
+	}
 	return v.chart(), warnings, nil
 }
 
@@ -110,99 +88,49 @@ func (v *values) keepUsual(usual map[string]any) {
 	}
 }
 
+// watch sets how much memory the process may use before it collects garbage
+// harder.
+func (v *values) watch(usual map[string]any) error {
+	if !v.watchMemory {
+		return nil
+	}
+	limit, ok := v.resources["limits"]["memory"]
+	if !ok {
+		of, _ := usual["limits"].(map[string]any)
+		text, _ := of["memory"].(string)
+		var err error
+		if limit, err = resource.ParseQuantity(text); err != nil {
+			return fmt.Errorf("configuration setting helm-controller.outOfMemoryWatch.enabled: there is no memory limit to watch: set helm-controller.resources.limits.memory")
+		}
+	}
+	v.plain["goMemLimit"] = strconv.FormatInt(limit.Value()*v.threshold/100, 10)
+	return nil
+}
+
 func (v *values) set(key, text string) (warning string, err error) {
-	switch key {
-	case "multiTenancy.enforce":
-		v.enforce, err = boolean(text)
-		return "", err
-	case "nodeSelector":
-		return "", object(text, &v.node, map[string]string{})
-	case "tolerations":
-		return "", object(text, &v.taint, []map[string]any{})
+	if read, ok := whole()[key]; ok {
+		if text == "" {
+			return "", nil // As it is without the setting.
+		}
+		return "", read(v, text)
 	}
 	controller, rest, _ := strings.Cut(key, ".")
 	brought, known := controllers()[controller]
 	read := readers()[rest]
 	switch {
 	case text == "" || text == "false" && rest != "enabled":
-		return "", nil // As it is without the setting.
+		return "", nil
 	case known && !brought && rest == "enabled" && text == "false":
 		return "", nil
 	case known && !brought:
 		return "has no effect: this version does not bring the " + controller, nil
 	case !known || read == nil:
-		return "has no effect: this version does not know it", nil
+		return without(key), nil
 	}
-	return "", read(v, controller, text)
-}
-
-func readEnabled(v *values, controller, text string) error {
-	on, err := boolean(text)
-	if err != nil {
-		return err
+	if err := read(v, controller, text); !errors.Is(err, errNotIts) {
+		return "", err
 	}
-	if strings.HasPrefix(controller, "fluxconfig-") {
-		if !on {
-			return fmt.Errorf("%s cannot be turned off: it is what applies configurations", controller)
-		}
-		return nil
-	}
-	v.enabled[controller] = map[string]any{"enabled": on}
-	return nil
-}
-
-func readLogLevel(v *values, _, text string) error {
-	levels := []string{"", "error", "info", "debug"}
-	at := slices.Index(levels, text)
-	if at < 1 {
-		return fmt.Errorf("%q is not a log level: use debug, info or error", text)
-	}
-	v.logLevel = levels[max(at, slices.Index(levels, v.logLevel))]
-	return nil
-}
-
-func readConcurrent(v *values, _, text string) error {
-	n, err := strconv.ParseInt(text, 10, 32)
-	if err != nil || n < 1 {
-		return fmt.Errorf("%q is not a number of at least 1", text)
-	}
-	v.concurrent = max(v.concurrent, n)
-	return nil
-}
-
-func readRequeue(v *values, _, text string) error {
-	d, err := time.ParseDuration(text)
-	if err != nil || d <= 0 {
-		return fmt.Errorf("%q is not a duration such as 30s", text)
-	}
-	if v.requeue == 0 || d < v.requeue {
-		v.requeue = d
-	}
-	return nil
-}
-
-func boolean(text string) (bool, error) {
-	b, err := strconv.ParseBool(strings.ToLower(text))
-	if err != nil {
-		return false, fmt.Errorf("%q is not true or false", text)
-	}
-	return b, nil
-}
-
-// object reads a value that is YAML or JSON of the shape of example.
-func object[T any](text string, into *any, example T) error {
-	if text == "" {
-		return nil
-	}
-	if err := yaml.UnmarshalStrict([]byte(text), &example); err != nil {
-		raw, _ := json.Marshal(example)
-		return fmt.Errorf("it is not JSON or YAML of the form %s: %w", raw, err)
-	}
-	raw, err := json.Marshal(example)
-	if err != nil {
-		return err
-	}
-	return json.Unmarshal(raw, into)
+	return without(key), nil
 }
 
 // chart gives the values that differ from the chart's own.
@@ -232,11 +160,6 @@ func (v *values) chart() map[string]any {
 	if len(resources) > 0 {
 		c["resources"] = resources
 	}
-	if v.node != nil {
-		c["nodeSelector"] = v.node
-	}
-	if v.taint != nil {
-		c["tolerations"] = v.taint
-	}
+	maps.Copy(c, v.plain)
 	return c
 }

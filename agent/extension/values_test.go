@@ -56,7 +56,7 @@ func TestValues(t *testing.T) {
 		},
 		"not brought": {
 			why:      "what is off anyway may be turned off; turning on what is not there, and unknown keys, are warnings",
-			in:       map[string]string{"image-reflector-controller.enabled": "false", "notification-controller.enabled": "true", "useKubeletIdentity": "false", "workloadIdentity.enable": "true", "what.ever": "1"},
+			in:       map[string]string{"image-reflector-controller.enabled": "false", "notification-controller.enabled": "true", "useKubeletIdentity": "false", "source-controller.detectDrift": "true", "what.ever": "1"},
 			want:     map[string]any{"multiTenancy": enforced},
 			warnings: 3,
 		},
@@ -89,7 +89,7 @@ func TestValuesRefuseImpossibleSettings(t *testing.T) {
 }
 
 func TestCheck(t *testing.T) {
-	version, other := "1.2.3", "9.9.9"
+	version := "1.2.3"
 	m := &Manager{config: Config{Version: version}}
 	cases := map[string]struct {
 		in   resource.ExtensionProperties
@@ -101,7 +101,6 @@ func TestCheck(t *testing.T) {
 		"namespace scope":  {in: resource.ExtensionProperties{ExtensionType: "microsoft.flux", Scope: &resource.ExtensionScope{Namespace: &resource.ExtensionScopeNamespace{}}}, want: "ScopeNotSupported"},
 		"other namespace":  {in: resource.ExtensionProperties{ExtensionType: "microsoft.flux", Scope: &resource.ExtensionScope{Cluster: &resource.ExtensionScopeCluster{ReleaseNamespace: "x"}}}, want: "ScopeNotSupported"},
 		"other type":       {in: resource.ExtensionProperties{ExtensionType: "microsoft.dapr"}, want: "ExtensionTypeNotSupported"},
-		"other version":    {in: resource.ExtensionProperties{ExtensionType: "microsoft.flux", Version: &other}, want: "VersionNotAvailable"},
 		"a second of them": {in: resource.ExtensionProperties{ExtensionType: "microsoft.flux"}, id: "second", want: "ExtensionAlreadyInstalled"},
 	}
 	for name, c := range cases {

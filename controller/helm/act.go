@@ -131,7 +131,7 @@ func (l *loop) finish(s *scope) error {
 		}
 		s.hr.Status.Inventory = inv
 	}
-	if !s.hr.GetDriftDetection().MustDetectChanges() {
+	if !s.drift().MustDetectChanges() {
 		conditions.Delete(s.hr, v2.DriftedCondition)
 		l.watcher.Forget(keyOf(s.hr))
 	}

@@ -37,7 +37,7 @@ func (l *loop) checkDrift(ctx context.Context, s *scope) error {
 	set, err := jsondiff.UnstructuredList(ctx, s.access.Client, objs,
 		jsondiff.FieldOwner(release.FieldManager), jsondiff.Rationalize(true),
 		jsondiff.ExclusionSelector{v2.DriftDetectionMetadataKey: v2.DriftDetectionDisabledValue},
-		ignoreRules(s.hr.GetDriftDetection()))
+		ignoreRules(s.drift()))
 	if err != nil {
 		return phase.Transient(v2.DriftDetectedReason, fmt.Errorf("detect drift of release %s: %w", fullName(s), s.hide(err)))
 	}
@@ -48,7 +48,7 @@ func (l *loop) checkDrift(ctx context.Context, s *scope) error {
 	}
 	summary := describeDrift(set)
 	message := fmt.Sprintf("Cluster state of release %s has drifted from the desired state: %s", describeSnapshot(last), summary)
-	if s.hr.GetDriftDetection().GetMode() == v2.DriftDetectionWarn {
+	if s.drift().GetMode() == v2.DriftDetectionWarn {
 		if conditions.GetMessage(s.hr, v2.DriftedCondition) != message {
 			l.tell(ctx, s, event.Error, v2.DriftDetectedReason, message)
 		}
@@ -158,7 +158,7 @@ func (l *loop) trackForDrift(s *scope, objs []*unstructured.Unstructured) {
 // disturbed reports whether an object of a release with drift detection is
 // known to be missing.
 func (l *loop) disturbed(s *scope) bool {
-	if !s.hr.GetDriftDetection().MustDetectChanges() || s.hr.Status.Inventory == nil {
+	if !s.drift().MustDetectChanges() || s.hr.Status.Inventory == nil {
 		return false
 	}
 	for _, e := range s.hr.Status.Inventory.Entries {

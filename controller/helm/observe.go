@@ -70,7 +70,7 @@ func (l *loop) observe(ctx context.Context, s *scope) (situation, error) {
 		}
 		sit.Good = goodRevision(hr, history)
 	}
-	sit.Drift = hr.GetDriftDetection().MustDetectChanges() && !s.driftChecked
+	sit.Drift = s.drift().MustDetectChanges() && !s.driftChecked
 	sit.Tests = hr.GetTest().Enable && !tested(sit.Last)
 	return sit, nil
 }

@@ -36,11 +36,14 @@ type loop struct {
 	noCrossNamespace  bool
 	defaultIdentity   string
 	requeueDependency time.Duration
+	detectDrift       bool
 }
 
 // scope is what one reconcile has read so far.
 type scope struct {
 	hr *v2.HelmRelease
+	// detectDrift is the default for releases that say nothing of drift.
+	detectDrift bool
 
 	force    bool
 	source   chartSource
@@ -67,7 +70,16 @@ type scope struct {
 	event   *event.Event
 }
 
-func (l *loop) begin(hr *v2.HelmRelease) *scope { return &scope{hr: hr} }
+func (l *loop) begin(hr *v2.HelmRelease) *scope { return &scope{hr: hr, detectDrift: l.detectDrift} }
+
+// drift says how drift is to be treated: as the release says, or as the
+// operator of the controllers wants it for releases that say nothing.
+func (s *scope) drift() v2.DriftDetection {
+	if s.hr.Spec.DriftDetection == nil && s.detectDrift {
+		return v2.DriftDetection{Mode: v2.DriftDetectionEnabled}
+	}
+	return s.hr.GetDriftDetection()
+}
 
 // phases in order; each is a file or a function that says more.
 func (l *loop) phases() []phase.Phase[scope] {

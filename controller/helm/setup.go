@@ -48,6 +48,7 @@ func Setup(ctx context.Context, h *host.Host) error {
 		noCrossNamespace:  h.Options.NoCrossNamespaceRefs,
 		defaultIdentity:   h.Options.DefaultServiceAccount,
 		requeueDependency: h.Options.RequeueDependency,
+		detectDrift:       h.Options.DetectDrift,
 	}
 	if err := h.Manager.Add(l.watcher); err != nil {
 		return fmt.Errorf("add the watcher of released objects: %w", err)

@@ -38,6 +38,12 @@ type Options struct {
 	MinRetryDelay     time.Duration
 	MaxRetryDelay     time.Duration
 
+	// DetectDrift has the drift of HelmReleases mended that say nothing of it.
+	DetectDrift bool
+	// StrictSubstitution makes a variable that is not set and has no default an
+	// error of its Kustomization.
+	StrictSubstitution bool
+
 	StoragePath, StorageAddr, StorageAdvAddr string
 	ArtifactRetentionTTL                     time.Duration
 	ArtifactRetentionRecords                 int
@@ -63,6 +69,8 @@ func (o *Options) BindFlags(f *pflag.FlagSet) {
 	f.DurationVar(&o.RequeueDependency, "requeue-dependency", 30*time.Second, "Longest time until a dependency is looked at again, should its watch fail.")
 	f.DurationVar(&o.MinRetryDelay, "min-retry-delay", 750*time.Millisecond, "First delay after a failure.")
 	f.DurationVar(&o.MaxRetryDelay, "max-retry-delay", 15*time.Minute, "Longest delay after failures.")
+	f.BoolVar(&o.DetectDrift, "detect-drift", false, "Mend the drift of HelmReleases that say nothing of drift.")
+	f.BoolVar(&o.StrictSubstitution, "strict-substitution", false, "Refuse variables that are not set and have no default.")
 	f.StringVar(&o.StoragePath, "storage-path", env("STORAGE_PATH", filepath.Join(os.TempDir(), "headwater-storage")), "Directory of artifacts and repository mirrors.")
 	f.StringVar(&o.StorageAddr, "storage-addr", env("STORAGE_ADDR", ":9090"), "Address that artifacts are served on.")
 	f.StringVar(&o.StorageAdvAddr, "storage-adv-addr", env("STORAGE_ADV_ADDR", ""), "Host, or host:port, of artifact URLs.")
