@@ -46,6 +46,7 @@ func (s *sandbox) guardDocuments(rel, dir string, data []byte) error {
 		if err := dec.Decode(&doc); err != nil {
 			return nil // the end, or something that kustomize reports better
 		}
+		s.noteEncrypted(dir, doc)
 		if err := s.guardNode(rel, dir, "", doc); err != nil {
 			if errors.Is(err, errOwnSchema) {
 				return err
@@ -112,7 +113,11 @@ func (s *sandbox) guardString(rel, dir, field, value string) error {
 	default:
 		return nil
 	}
-	if strings.Contains(value, "\n") || s.remote || !isRemote(value) {
+	if strings.Contains(value, "\n") || !isRemote(value) {
+		return nil
+	}
+	if s.remote {
+		s.seen.volatile = true
 		return nil
 	}
 	return fmt.Errorf("%s: %s: remote base %q is not allowed: copy it into the source", rel, field, withoutUser(value))

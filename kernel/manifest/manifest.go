@@ -34,6 +34,12 @@ type Request struct {
 	Spec *kustomizev1.KustomizationSpec
 	// RemoteBases allows resources that are fetched over the network.
 	RemoteBases bool
+	// Decrypt opens what is encrypted with sops; nil means that an encrypted
+	// Secret is an error.
+	Decrypt Decrypter
+	// KeepEncrypted leaves encrypted Secrets as they are, for those who have no
+	// keys and apply nothing.
+	KeepEncrypted bool
 	// Variables of the post-build substitution; nil means none.
 	Variables *Variables
 	// Limits of the build; the zero value means DefaultLimits.
@@ -79,7 +85,7 @@ func Build(ctx context.Context, r Request) (*Result, error) {
 	if err != nil {
 		return nil, err
 	}
-	objects, err := toObjects(rendered, r)
+	objects, err := toObjects(ctx, rendered, r)
 	if err != nil {
 		return nil, err
 	}
@@ -87,6 +93,7 @@ func Build(ctx context.Context, r Request) (*Result, error) {
 	if err != nil {
 		return nil, err
 	}
+	fs.seen.Inputs = r.Inputs()
 	return &Result{Objects: objects, Digest: digest, Read: fs.seen}, nil
 }
 
@@ -135,35 +142,6 @@ func kustomize(fs *sandbox, dir string) (m resmap.ResMap, err error) {
 		PluginConfig:     types.DisabledPluginConfig(),
 	})
 	return k.Run(fs, dir)
-}
-
-func toObjects(m resmap.ResMap, r Request) ([]*unstructured.Unstructured, error) {
-	if m.Size() > r.Limits.Objects {
-		return nil, fmt.Errorf("the build gives %d objects, more than the limit of %d", m.Size(), r.Limits.Objects)
-	}
-	objects := make([]*unstructured.Unstructured, 0, m.Size())
-	for _, res := range m.Resources() {
-		raw, err := res.MarshalJSON()
-		if err != nil {
-			return nil, fmt.Errorf("%s: %w", res.CurId(), err)
-		}
-		u := &unstructured.Unstructured{}
-		if err := u.UnmarshalJSON(raw); err != nil {
-			return nil, fmt.Errorf("%s: %w", res.CurId(), err)
-		}
-		if u, err = r.Variables.substitute(u, raw); err != nil {
-			return nil, err
-		}
-		if err := check(u); err != nil {
-			return nil, err
-		}
-		if isKustomization(u) {
-			continue
-		}
-		setCommonMetadata(u, r.Spec.CommonMetadata)
-		objects = append(objects, u)
-	}
-	return objects, nil
 }
 
 // check finds what no API server would take, to say it before anything is

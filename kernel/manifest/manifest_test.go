@@ -328,7 +328,7 @@ func TestRecord(t *testing.T) {
 			}
 		})
 	}
-	if (Record)(nil).Same(t.TempDir()) {
+	if (Record{}).Same(t.TempDir()) {
 		t.Error("no record is the same as nothing")
 	}
 }

@@ -37,6 +37,8 @@ type sandbox struct {
 
 	generated map[string][]byte // by path
 	envs      map[string]bool   // paths of env files, as written in kustomizations
+	keys      Decrypter         // nil: nothing is decrypted
+	encrypted map[string]string // formats, by path, of files that may be encrypted
 	seen      Record
 	reads     int
 	bytes     int64
@@ -55,7 +57,8 @@ func openSandbox(ctx context.Context, r Request) (*sandbox, error) {
 	}
 	return &sandbox{
 		ctx: ctx, root: root, realRoot: real, limits: r.Limits, remote: r.RemoteBases,
-		generated: map[string][]byte{}, envs: map[string]bool{}, seen: Record{},
+		keys:      r.Decrypt,
+		generated: map[string][]byte{}, envs: map[string]bool{}, encrypted: map[string]string{}, seen: newRecord(),
 	}, nil
 }
 
@@ -172,7 +175,10 @@ func (s *sandbox) ReadFile(p string) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	return data, s.guard(rel, data)
+	if err := s.guard(rel, data); err != nil {
+		return nil, err
+	}
+	return s.plain(rel, data)
 }
 
 func (s *sandbox) read(rel string) ([]byte, error) {

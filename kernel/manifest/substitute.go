@@ -64,7 +64,7 @@ func oneLine(value string) string {
 // substitute replaces the variables in the text of one object, given with its
 // JSON. The text of custom resource definitions is left alone: what looks like
 // a variable there is documentation.
-func (v *Variables) substitute(u *unstructured.Unstructured, raw []byte) (*unstructured.Unstructured, error) {
+func (v *Variables) substitute(u *unstructured.Unstructured, raw []byte, w *work) (*unstructured.Unstructured, error) {
 	if v == nil || (len(v.values) == 0 && !v.always) || !strings.Contains(string(raw), "$") {
 		return u, nil
 	}
@@ -76,6 +76,9 @@ func (v *Variables) substitute(u *unstructured.Unstructured, raw []byte) (*unstr
 	text, err := yaml.JSONToYAML(raw)
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", Name(u), err)
+	}
+	if err := w.admit(string(text), v.values); err != nil {
+		return nil, fmt.Errorf("%s: post build failed: variable substitution failed: %w", Name(u), err)
 	}
 	out, err := evaluate(string(text), func(name string) (string, bool) {
 		value, ok := v.values[name]
@@ -90,11 +93,11 @@ func (v *Variables) substitute(u *unstructured.Unstructured, raw []byte) (*unstr
 		return nil, fmt.Errorf("%s: post build failed: the result of the variable substitution is not valid YAML (%s): quote the variable",
 			Name(u), yamlLine.FindString(err.Error()))
 	}
-	w := &unstructured.Unstructured{}
-	if err := w.UnmarshalJSON(asJSON); err != nil {
+	done := &unstructured.Unstructured{}
+	if err := done.UnmarshalJSON(asJSON); err != nil {
 		return nil, fmt.Errorf("%s: post build failed: the result of the variable substitution is not a Kubernetes object", Name(u))
 	}
-	return w, same(u, w)
+	return done, same(u, done)
 }
 
 // same makes sure that values did not turn an object into another kind.

@@ -98,7 +98,7 @@ func FuzzSubstitute(f *testing.F) {
 		if err := u.UnmarshalJSON(raw); err != nil {
 			t.Fatal(err)
 		}
-		w, err := vars.substitute(u, raw)
+		w, err := vars.substitute(u, raw, newWork(DefaultLimits()))
 		if err != nil {
 			return
 		}
