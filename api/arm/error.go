@@ -34,6 +34,18 @@ const (
 	CodeResourceBeingDeleted = "ResourceBeingDeleted"
 	CodeNotSupported         = "OperationNotSupported"
 	CodeOperationNotFound    = "OperationNotFound"
+
+	CodeScopeLocked        = "ScopeLocked"
+	CodeLockNotFound       = "LockNotFound"
+	CodeAssignmentExists   = "RoleAssignmentExists"
+	CodeAssignmentNotFound = "RoleAssignmentNotFound"
+	CodeAssignmentFixed    = "RoleAssignmentUpdateNotPermitted"
+	CodeRoleNotFound       = "RoleDefinitionDoesNotExist"
+	CodeRoleInUse          = "RoleDefinitionHasAssignments"
+	CodeLastOwner          = "LastOwner"
+	CodeLimitReached       = "LimitReached"
+	CodeTooManyRequests    = "TooManyRequests"
+	CodePreconditionFailed = "PreconditionFailed"
 )
 
 // Error is the error of an ARM response (common-types v3). It is an error: its

@@ -33,6 +33,16 @@ type Attempt struct {
 // Write reports whether the attempt would change something.
 func (a *Attempt) Write() bool { return a.Method != http.MethodGet && a.Method != http.MethodHead }
 
+// Demand is what a request to a mounted part of the users' door needs.
+type Demand struct {
+	// Action and Scope are as in Attempt.
+	Action, Scope string
+	// Filtered is a list: the action is needed at anything at or below the scope.
+	Filtered bool
+	// Free asks for no rights: who is signed in may.
+	Free bool
+}
+
 // Gate is a step that an attempt passes: it calls next, or answers why not.
 type Gate func(ctx context.Context, a *Attempt, next func() error) error
 

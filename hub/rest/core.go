@@ -54,7 +54,7 @@ func (s *Server) listSubscriptions(c *call) error {
 	return c.page(listing{
 		prefix: prefix,
 		match: func(key string) bool {
-			return below(prefix, key) && c.rights.Below(typeSubscription+"/read", key)
+			return below(prefix, key) && c.rights.Touches(key)
 		},
 		render: func(r store.Record) (map[string]any, error) {
 			var record subscriptionRecord

@@ -14,12 +14,17 @@ import (
 func statusOf(code string) int {
 	switch code {
 	case arm.CodeNotFound, arm.CodeGroupNotFound, arm.CodeSubscriptionNotFound, arm.CodeInvalidNamespace,
-		arm.CodeInvalidType, arm.CodeRouteNotFound, arm.CodeOperationNotFound:
+		arm.CodeInvalidType, arm.CodeRouteNotFound, arm.CodeOperationNotFound, arm.CodeLockNotFound, arm.CodeAssignmentNotFound:
 		return http.StatusNotFound
 	case arm.CodeMethodNotAllowed:
 		return http.StatusMethodNotAllowed
-	case arm.CodeNotRegistered, arm.CodeConflict, arm.CodeResourceBeingDeleted:
+	case arm.CodeNotRegistered, arm.CodeConflict, arm.CodeResourceBeingDeleted, arm.CodeScopeLocked, arm.CodeAssignmentExists,
+		arm.CodeRoleInUse, arm.CodeLastOwner, arm.CodeLimitReached:
 		return http.StatusConflict
+	case arm.CodePreconditionFailed:
+		return http.StatusPreconditionFailed
+	case arm.CodeTooManyRequests:
+		return http.StatusTooManyRequests
 	case arm.CodeUnauthenticated:
 		return http.StatusUnauthorized
 	case arm.CodeForbidden:
@@ -63,6 +68,29 @@ func (s *Server) fail(w http.ResponseWriter, r *http.Request, err error) {
 			"requestId", w.Header().Get(arm.HeaderRequestID))
 		write(w, arm.Errorf(arm.CodeInternal, "The hub could not answer; the request id %s finds the reason in its log.",
 			w.Header().Get(arm.HeaderRequestID)))
+	}
+}
+
+// outcome is the status and the code of an answer that was or will be given.
+func outcome(w http.ResponseWriter, err error) (int, string) {
+	var coded *arm.Error
+	var denied *auth.Denial
+	switch {
+	case err == nil:
+		if sw, ok := w.(*statusWriter); ok && sw.status != 0 {
+			return sw.status, ""
+		}
+		return http.StatusOK, ""
+	case errors.As(err, &coded):
+		return statusOf(coded.Code), coded.Code
+	case errors.As(err, &denied):
+		return denied.Status, denied.Code
+	case errors.Is(err, store.ErrConflict):
+		return http.StatusConflict, arm.CodeConflict
+	case errors.Is(err, store.ErrUnavailable):
+		return http.StatusServiceUnavailable, arm.CodeUnavailable
+	default:
+		return http.StatusInternalServerError, arm.CodeInternal
 	}
 }
 

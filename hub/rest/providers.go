@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"slices"
 	"strings"
 
 	"headwater.dev/api/arm"
@@ -33,6 +34,13 @@ func providers() []provider {
 	configuration = append(configuration, [2]string{"fluxConfigurations/operations/read", "Gets the status of an operation on a Flux configuration."},
 		[2]string{"extensionTypes/read", "Gets an extension type."})
 	return []provider{
+		{"Headwater.Identity", []string{"servicePrincipals"}, append(crud("servicePrincipals", "a service principal"),
+			[2]string{"servicePrincipals/addPassword/action", "Adds a secret."}, [2]string{"servicePrincipals/addKey/action", "Adds a certificate."},
+			[2]string{"servicePrincipals/addSubject/action", "Adds a subject of a foreign issuer."},
+			[2]string{"servicePrincipals/removeCredential/action", "Removes a secret, certificate or subject."})},
+		{"Microsoft.Authorization", []string{"roleDefinitions", "roleAssignments", "locks"}, slices.Concat(crud("roleDefinitions", "a role definition"),
+			crud("roleAssignments", "a role assignment"), crud("locks", "a lock"))},
+		{"Microsoft.Insights", []string{"eventtypes", "eventtypes/values"}, [][2]string{{"eventtypes/values/read", "Reads the activity log."}}},
 		{"Microsoft.ContainerService", []string{"managedClusters"}, crud("managedClusters", "a managed cluster")},
 		{"Microsoft.Kubernetes", []string{"connectedClusters"}, crud("connectedClusters", "a connected cluster")},
 		{"Microsoft.KubernetesConfiguration", []string{"extensions", "fluxConfigurations", "sourceControlConfigurations",
@@ -68,7 +76,8 @@ func canon(s string) string {
 
 // alwaysRegistered reports whether a namespace needs no registration.
 func alwaysRegistered(namespace string) bool {
-	return strings.EqualFold(namespace, "Microsoft.Resources")
+	return slices.ContainsFunc([]string{"Microsoft.Resources", "Microsoft.Authorization", "Microsoft.Insights", "Headwater.Identity"},
+		func(free string) bool { return strings.EqualFold(namespace, free) })
 }
 
 func registrationKey(subscription, namespace string) string {

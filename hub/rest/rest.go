@@ -40,6 +40,15 @@ type Vault interface {
 	Digest(id string, values map[string]string) string
 }
 
+// Mount is a part of the API that another package serves behind this door.
+type Mount interface {
+	// Demand says what a request needs; ok is false when its path is not the
+	// mount's. Paths come with their literals in lower case.
+	Demand(r *http.Request) (demand auth.Demand, ok bool, err error)
+	// Serve answers a request that was admitted.
+	Serve(w http.ResponseWriter, r *http.Request, who auth.Principal, rights auth.Rights) error
+}
+
 // Config is what the door needs.
 type Config struct {
 	Store     store.Store
@@ -50,6 +59,12 @@ type Config struct {
 	Locations []string
 	// PageSize is how many resources a page of a list holds; 100 when zero.
 	PageSize int
+	// Gates are passed, in order, by everything that somebody signed in is about
+	// to do; Locks, which may be nil, by what its rights allow.
+	Gates []auth.Gate
+	Locks auth.Gate
+	// Mounts are the parts of the API that other packages serve.
+	Mounts []Mount
 	// Metrics, when set, gets the door's metrics.
 	Metrics prometheus.Registerer
 	// Clock is time.Now, NewID a random UUID, when nil.
@@ -65,6 +80,9 @@ type Server struct {
 	directory Directory
 	locations []string
 	pageSize  int
+	gates     []auth.Gate
+	locks     auth.Gate
+	mounts    []Mount
 	clock     func() time.Time
 	newID     func() string
 	log       *slog.Logger
@@ -74,7 +92,7 @@ type Server struct {
 // New makes the door.
 func New(c Config) (*Server, error) {
 	s := &Server{store: c.Store, vault: c.Vault, directory: c.Directory, locations: c.Locations,
-		pageSize: c.PageSize, clock: c.Clock, newID: c.NewID, log: c.Logger}
+		pageSize: c.PageSize, gates: c.Gates, locks: c.Locks, mounts: c.Mounts, clock: c.Clock, newID: c.NewID, log: c.Logger}
 	if len(s.locations) == 0 {
 		s.locations = []string{"local"}
 	}
@@ -83,6 +101,9 @@ func New(c Config) (*Server, error) {
 	}
 	if s.clock == nil {
 		s.clock = time.Now
+	}
+	if s.locks == nil {
+		s.locks = func(_ context.Context, _ *auth.Attempt, next func() error) error { return next() }
 	}
 	if s.newID == nil {
 		s.newID = uuid.NewString

@@ -59,7 +59,7 @@ func (s *Server) routes() http.Handler {
 		mux.Handle(r.pattern, s.guard(r))
 	}
 	mux.HandleFunc("GET /metadata/endpoints", s.metadata) // the only one that needs no token
-	return unrouted(s, mux)
+	return s.mounted(unrouted(s, mux))
 }
 
 // coreRoutes are those of every Azure Resource Manager.
@@ -172,14 +172,15 @@ func notServed(path string) error {
 	return arm.Errorf(arm.CodeRouteNotFound, "there is nothing at %s", path)
 }
 
-// guard is what every route begins with: who, which version, may they, does the
-// subscription exist and is the provider registered in it.
+// guard is what every route begins with: who, which version, through the gates,
+// may they, does the subscription exist and is the provider registered in it.
 func (s *Server) guard(rt route) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		c := &call{server: s, w: w, r: r, now: s.clock().UTC()}
-		err := c.admit(rt)
+		err := c.identify(rt)
 		if err == nil {
-			err = rt.handle(c)
+			a := s.attempt(w, r, c.who, action(rt, r), c.id.String())
+			err = s.carry(w, r, a, func() error { return c.admit(rt) }, func() error { return rt.handle(c) })
 		}
 		if err != nil {
 			s.fail(w, r, err)
@@ -187,8 +188,8 @@ func (s *Server) guard(rt route) http.Handler {
 	})
 }
 
-// admit fills in the call and refuses those that may not go on.
-func (c *call) admit(rt route) error {
+// identify fills in the call: who, which version, what.
+func (c *call) identify(rt route) error {
 	var err error
 	if c.who, err = c.server.directory.Authenticate(c.r); err != nil {
 		return err
@@ -196,9 +197,13 @@ func (c *call) admit(rt route) error {
 	if c.version, err = apiVersion(c.r, rt.typ); err != nil {
 		return err
 	}
-	if c.id, err = idOf(c.r.URL.Path, rt.depth); err != nil {
-		return err
-	}
+	c.id, err = idOf(c.r.URL.Path, rt.depth)
+	return err
+}
+
+// admit refuses those that may not go on.
+func (c *call) admit(rt route) error {
+	var err error
 	if c.rights, err = c.server.directory.Rights(c.r.Context(), c.who); err != nil {
 		return err
 	}
@@ -218,10 +223,82 @@ func (c *call) admit(rt route) error {
 	return c.registered(rt.typ)
 }
 
+// attempt describes what a request is about to do.
+func (s *Server) attempt(w http.ResponseWriter, r *http.Request, who auth.Principal, action, scope string) *auth.Attempt {
+	return &auth.Attempt{Who: who, Action: action, Scope: scope, Method: r.Method, Path: r.URL.Path, From: auth.Address(r),
+		RequestID: w.Header().Get(arm.HeaderRequestID), Correlation: w.Header().Get(arm.HeaderCorrelationID),
+		ClientRequestID: r.Header.Get(arm.HeaderClientRequestID), UserAgent: r.UserAgent(), At: s.clock().UTC(), Header: w.Header()}
+}
+
+// carry takes an attempt through the gates, asks whether it may go on, and runs it.
+func (s *Server) carry(w http.ResponseWriter, r *http.Request, a *auth.Attempt, may, run func() error) error {
+	step := func() error {
+		err := may()
+		if err == nil {
+			err = s.locks(r.Context(), a, run)
+		}
+		a.Status, a.Code = outcome(w, err)
+		return err
+	}
+	for _, gate := range slices.Backward(s.gates) {
+		next := step
+		step = func() error { return gate(r.Context(), a, next) }
+	}
+	return step()
+}
+
+// mounted serves the paths of the mounts, and leaves the rest to next.
+func (s *Server) mounted(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		for _, m := range s.mounts {
+			demand, ok, err := m.Demand(r)
+			if !ok {
+				continue
+			}
+			if err := s.serveMount(w, r, m, demand, err); err != nil {
+				s.fail(w, r, err)
+			}
+			return
+		}
+		next.ServeHTTP(w, r)
+	})
+}
+
+func (s *Server) serveMount(w http.ResponseWriter, r *http.Request, m Mount, d auth.Demand, bad error) error {
+	who, err := s.directory.Authenticate(r)
+	if err != nil {
+		return err
+	}
+	if bad != nil {
+		return bad
+	}
+	if _, err := apiVersion(r, d.Action); err != nil {
+		return err
+	}
+	scope := d.Scope
+	if scope == "" {
+		scope = "/"
+	}
+	var rights auth.Rights
+	may := func() (err error) {
+		if rights, err = s.directory.Rights(r.Context(), who); err != nil {
+			return err
+		}
+		if d.Free || rights.Allows(d.Action, scope) || d.Filtered && rights.Below(d.Action, scope) {
+			return nil
+		}
+		return auth.Forbid(who, d.Action, scope)
+	}
+	return s.carry(w, r, s.attempt(w, r, who, d.Action, d.Scope), may, func() error { return m.Serve(w, r, who, rights) })
+}
+
 // action is what a route does, as roles name it.
 func action(rt route, r *http.Request) string {
 	if ns := r.PathValue("ns"); ns != "" && rt.typ == typeProvider {
 		return canon(ns) + "/" + rt.verb
+	}
+	if rt.verb == "" {
+		return rt.typ + "/read"
 	}
 	return rt.typ + "/" + rt.verb
 }
