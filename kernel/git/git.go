@@ -36,6 +36,8 @@ var (
 	ErrEmpty = errors.New("git repository is empty")
 	// ErrInvalid says that something given by the user can never work.
 	ErrInvalid = errors.New("invalid")
+	// ErrAddress says that a server's address may not be connected to.
+	ErrAddress = errors.New("the address of the server is refused: link-local addresses always are, and private ones where a redirect or a submodule leads to another host")
 	// ErrProtocol says that the server broke the protocol or exceeded a limit.
 	ErrProtocol = errors.New("bad answer from the Git server")
 	// ErrDamaged says that a mirror lacks or cannot read an object; Reset it
@@ -138,7 +140,8 @@ func (r *Remote) For(other string) Credentials {
 	if err == nil && u.Scheme == r.url.Scheme && strings.EqualFold(u.Host, r.url.Host) {
 		return r.creds
 	}
-	return Credentials{Proxy: r.creds.Proxy, PublicOnly: err != nil || !strings.EqualFold(u.Hostname(), r.url.Hostname())}
+	public := r.creds.PublicOnly || err != nil || !strings.EqualFold(u.Hostname(), r.url.Hostname())
+	return Credentials{Proxy: r.creds.Proxy, PublicOnly: public}
 }
 
 // identity tells credentials apart without revealing them.
@@ -159,6 +162,7 @@ func (c Credentials) identity() [32]byte {
 // Remote is a repository on a server, and how to reach it.
 type Remote struct {
 	url    *url.URL // without user info
+	user   string   // of SSH
 	creds  Credentials
 	client *http.Client
 	ssh    *sshDialer
@@ -176,6 +180,7 @@ func NewRemote(raw string, c Credentials) (*Remote, error) {
 		if r.ssh, err = newSSHDialer(u, c); err != nil {
 			return nil, err
 		}
+		r.user = u.User.Username()
 	} else {
 		if password, ok := u.User.Password(); ok && c.Username == "" && c.BearerToken == "" {
 			r.creds.Username, r.creds.Password = u.User.Username(), password
@@ -222,6 +227,15 @@ func (r *Remote) String() string {
 	return u.String()
 }
 
+// URL gives the URL with the user name for SSH, and without any password.
+func (r *Remote) URL() string {
+	u := *r.url
+	if r.user != "" {
+		u.User = url.User(r.user)
+	}
+	return u.String()
+}
+
 // Host gives host and port, as in the URL.
 func (r *Remote) Host() string { return r.url.Host }
 
@@ -233,7 +247,11 @@ func (r *Remote) scrub(err error) error {
 	}
 	text := err.Error()
 	clean := text
-	for _, secret := range []string{r.creds.Password, r.creds.BearerToken, url.QueryEscape(r.creds.Password),
+	proxy := ""
+	if r.creds.Proxy != nil {
+		proxy, _ = r.creds.Proxy.User.Password()
+	}
+	for _, secret := range []string{proxy, r.creds.Password, r.creds.BearerToken, url.QueryEscape(r.creds.Password),
 		url.PathEscape(r.creds.Password), string(bytes.TrimSpace(r.creds.Passphrase))} {
 		if len(secret) >= 3 {
 			clean = strings.ReplaceAll(clean, secret, "***")

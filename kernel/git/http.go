@@ -10,9 +10,11 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/netip"
 	"net/url"
 	"strconv"
 	"strings"
+	"syscall"
 	"time"
 )
 
@@ -21,7 +23,7 @@ import (
 func newHTTPClient(u *url.URL, c Credentials) (*http.Client, error) {
 	t := &http.Transport{
 		Proxy:                 http.ProxyFromEnvironment,
-		DialContext:           (&net.Dialer{Timeout: 15 * time.Second, KeepAlive: 30 * time.Second}).DialContext,
+		DialContext:           dialHTTP(u, c),
 		TLSHandshakeTimeout:   15 * time.Second,
 		MaxIdleConns:          2,
 		IdleConnTimeout:       30 * time.Second,
@@ -52,6 +54,43 @@ func newHTTPClient(u *url.URL, c Credentials) (*http.Client, error) {
 		Transport:     t,
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}, nil
+}
+
+// dialHTTP dials the server that the user named, or the proxy. Another host is
+// where a redirect leads: it must have a public address.
+func dialHTTP(u *url.URL, c Credentials) func(context.Context, string, string) (net.Conn, error) {
+	named := map[string]bool{strings.ToLower(u.Hostname()): !c.PublicOnly}
+	proxy, err := http.ProxyFromEnvironment(&http.Request{URL: u})
+	if c.Proxy != nil {
+		proxy, err = c.Proxy, nil
+	}
+	if err == nil && proxy != nil {
+		named[strings.ToLower(proxy.Hostname())] = true
+	}
+	return func(ctx context.Context, network, address string) (net.Conn, error) {
+		host, _, err := net.SplitHostPort(address)
+		if err != nil {
+			return nil, err
+		}
+		return dialer(!named[strings.ToLower(host)]).DialContext(ctx, network, address)
+	}
+}
+
+// dialer refuses addresses that nobody serves Git at, and those that are not
+// public where that is asked for. It looks at the address that is dialled, after
+// the name was resolved, so that no name can change in between.
+func dialer(public bool) *net.Dialer {
+	return &net.Dialer{Timeout: 15 * time.Second, KeepAlive: 30 * time.Second, Control: func(_, address string, _ syscall.RawConn) error {
+		ap, err := netip.ParseAddrPort(address)
+		if err != nil {
+			return ErrAddress
+		}
+		a := ap.Addr().Unmap()
+		if a.IsLinkLocalUnicast() || a.IsMulticast() || a.IsUnspecified() || public && (!a.IsGlobalUnicast() || a.IsPrivate()) {
+			return ErrAddress
+		}
+		return nil
+	}}
 }
 
 // httpWire talks to a server over HTTP: a request for every call.

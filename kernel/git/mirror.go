@@ -45,7 +45,7 @@ func OpenMirrors(dir string) (*Mirrors, error) {
 // For gives the mirror of a remote.
 func (m *Mirrors) For(r *Remote) *Mirror {
 	identity := r.creds.identity()
-	sum := sha256.Sum256(append([]byte(r.url.String()+"\n"), identity[:]...))
+	sum := sha256.Sum256(append([]byte(r.URL()+"\n"), identity[:]...))
 	key := hex.EncodeToString(sum[:])
 	m.mu.Lock()
 	defer m.mu.Unlock()

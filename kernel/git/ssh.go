@@ -1,12 +1,16 @@
 package git
 
 import (
+	"bufio"
 	"bytes"
 	"context"
+	"crypto/tls"
+	"encoding/base64"
 	"errors"
 	"fmt"
 	"io"
 	"net"
+	"net/http"
 	"net/url"
 	"strings"
 	"time"
@@ -14,12 +18,15 @@ import (
 	fluxknownhosts "github.com/fluxcd/pkg/ssh/knownhosts"
 	"golang.org/x/crypto/ssh"
 	"golang.org/x/crypto/ssh/knownhosts"
+	"golang.org/x/net/proxy"
 )
 
 // sshDialer reaches one server.
 type sshDialer struct {
 	address string
 	config  *ssh.ClientConfig
+	proxy   *url.URL
+	public  bool
 }
 
 func newSSHDialer(u *url.URL, c Credentials) (*sshDialer, error) {
@@ -45,7 +52,7 @@ func newSSHDialer(u *url.URL, c Credentials) (*sshDialer, error) {
 	if user == "" {
 		user = "git"
 	}
-	d := &sshDialer{address: net.JoinHostPort(u.Hostname(), port)}
+	d := &sshDialer{address: net.JoinHostPort(u.Hostname(), port), proxy: c.Proxy, public: c.PublicOnly}
 	d.config = &ssh.ClientConfig{
 		User:              user,
 		Auth:              []ssh.AuthMethod{ssh.PublicKeys(signer)},
@@ -107,8 +114,7 @@ func (noKey) Verify([]byte, *ssh.Signature) error { return errors.New("not a key
 
 // dial connects, authenticates and starts upload-pack for the repository.
 func (d *sshDialer) dial(ctx context.Context, path string) (wire, error) {
-	dialer := net.Dialer{Timeout: d.config.Timeout}
-	conn, err := dialer.DialContext(ctx, "tcp", d.address)
+	conn, err := d.connect(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -123,6 +129,85 @@ func (d *sshDialer) dial(ctx context.Context, path string) (wire, error) {
 	}
 	return w, nil
 }
+
+// connect reaches the server, through the proxy if there is one.
+func (d *sshDialer) connect(ctx context.Context) (net.Conn, error) {
+	if d.proxy == nil {
+		return dialer(d.public).DialContext(ctx, "tcp", d.address)
+	}
+	via := proxyAddress(d.proxy)
+	if d.proxy.Scheme == "socks5" {
+		var auth *proxy.Auth
+		if u := d.proxy.User; u != nil {
+			password, _ := u.Password()
+			auth = &proxy.Auth{User: u.Username(), Password: password}
+		}
+		socks, err := proxy.SOCKS5("tcp", via, auth, dialer(false))
+		if err != nil {
+			return nil, fmt.Errorf("proxy: %w", err)
+		}
+		conn, err := socks.(proxy.ContextDialer).DialContext(ctx, "tcp", d.address)
+		if err != nil {
+			return nil, fmt.Errorf("proxy: %w", err)
+		}
+		return conn, nil
+	}
+	conn, err := dialer(false).DialContext(ctx, "tcp", via)
+	if err != nil {
+		return nil, fmt.Errorf("proxy: %w", err)
+	}
+	if d.proxy.Scheme == "https" {
+		conn = tls.Client(conn, &tls.Config{ServerName: d.proxy.Hostname(), MinVersion: tls.VersionTLS12})
+	}
+	stop := context.AfterFunc(ctx, func() { conn.Close() })
+	defer stop()
+	tunnel, err := d.tunnel(conn)
+	if err != nil {
+		conn.Close()
+		return nil, fmt.Errorf("proxy: %w", err)
+	}
+	return tunnel, nil
+}
+
+func proxyAddress(u *url.URL) string {
+	port := u.Port()
+	if port == "" {
+		port = map[string]string{"http": "80", "https": "443", "socks5": "1080"}[u.Scheme]
+	}
+	return net.JoinHostPort(u.Hostname(), port)
+}
+
+// tunnel asks an HTTP proxy for a connection to the server.
+func (d *sshDialer) tunnel(conn net.Conn) (net.Conn, error) {
+	req := &http.Request{Method: http.MethodConnect, URL: &url.URL{Opaque: d.address}, Host: d.address, Header: http.Header{}}
+	if u := d.proxy.User; u != nil {
+		password, _ := u.Password()
+		req.Header.Set("Proxy-Authorization", "Basic "+base64.StdEncoding.EncodeToString([]byte(u.Username()+":"+password)))
+	}
+	if err := req.Write(conn); err != nil {
+		return nil, err
+	}
+	br := bufio.NewReader(conn)
+	resp, err := http.ReadResponse(br, req)
+	if err != nil {
+		return nil, fmt.Errorf("%w: the answer is not that of an HTTP proxy", ErrProtocol)
+	}
+	switch resp.StatusCode {
+	case http.StatusOK:
+		return &tunnelled{Conn: conn, r: br}, nil
+	case http.StatusProxyAuthRequired:
+		return nil, fmt.Errorf("%w: it answered 407 Proxy Authentication Required", ErrAuth)
+	}
+	return nil, fmt.Errorf("%w: it answered %d %s", ErrProtocol, resp.StatusCode, http.StatusText(resp.StatusCode))
+}
+
+// tunnelled reads first what came with the proxy's answer.
+type tunnelled struct {
+	net.Conn
+	r *bufio.Reader
+}
+
+func (t *tunnelled) Read(p []byte) (int, error) { return t.r.Read(p) }
 
 // sshWire talks to upload-pack over one SSH session.
 type sshWire struct {

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"io/fs"
 	"iter"
 	"path"
 	"strings"
@@ -67,13 +68,34 @@ func parseTree(data []byte) ([]node, error) {
 			return nil, fmt.Errorf("%w: a tree is malformed", ErrProtocol)
 		}
 		n := node{mode: string(data[:space]), name: string(data[space+1 : end]), hash: Hash(data[end+1 : end+21])}
-		if n.name == "" || n.name == "." || n.name == ".." || strings.EqualFold(n.name, ".git") || strings.ContainsAny(n.name, "/\\") {
+		if harmful(n.name) {
 			return nil, fmt.Errorf("%w: a tree holds the name %q", ErrProtocol, printable(n.name))
 		}
 		nodes = append(nodes, n)
 		data = data[end+21:]
 	}
 	return nodes, nil
+}
+
+// harmful reports whether a name leaves its directory or stands for ".git" on
+// some file system: with other letters' case, behind what HFS+ ignores, or with
+// what NTFS takes away.
+func harmful(name string) bool {
+	if name == "" || name == "." || name == ".." || strings.ContainsAny(name, "/\\") {
+		return true
+	}
+	if c := name[0]; c != '.' && c != 'g' && c != 'G' && c < 0x80 {
+		return false
+	}
+	bare := strings.Map(func(r rune) rune {
+		if r >= 0x200c && r <= 0x200f || r >= 0x202a && r <= 0x202e || r >= 0x206a && r <= 0x206f || r == 0xfeff {
+			return -1
+		}
+		return r
+	}, name)
+	bare, _, _ = strings.Cut(bare, ":")
+	bare = strings.TrimRight(bare, " .")
+	return strings.EqualFold(bare, ".git") || strings.EqualFold(bare, "git~1")
 }
 
 // Snapshot is one commit with its files. Close it when done.
@@ -88,9 +110,75 @@ type Snapshot struct {
 // Close frees the mirror's files.
 func (s *Snapshot) Close() { s.objs.close() }
 
+// Item is one path of a snapshot.
+type Item struct {
+	Path            string
+	Dir, Executable bool
+	// Module is the commit of a submodule at this path; zero for all else.
+	Module Hash
+	hash   Hash
+}
+
+// Entry opens an item that is no submodule.
+func (s *Snapshot) Entry(i Item) (artifact.Entry, error) {
+	e := artifact.Entry{Path: i.Path, Dir: i.Dir, Executable: i.Executable}
+	var err error
+	if !e.Dir {
+		e.Size, e.Open, err = s.objs.blob(i.hash)
+	}
+	return e, err
+}
+
+// Read gives the content of an item that is a file, in memory.
+func (s *Snapshot) Read(i Item) ([]byte, error) { return s.objs.want(i.hash, typeBlob) }
+
+// File gives the content of a regular file by its path; fs.ErrNotExist when there
+// is none. Links are not followed.
+func (s *Snapshot) File(name string) ([]byte, error) {
+	w := walker{objs: s.objs, root: s.Commit.Tree}
+	n, ok, err := w.find(name)
+	if err == nil && (!ok || n.mode == modeDir || n.mode == modeLink || n.mode == modeRepo) {
+		err = fmt.Errorf("file %q: %w", printable(name), fs.ErrNotExist)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return s.objs.want(n.hash, typeBlob)
+}
+
+// Items gives directories, files and submodules in the order of the repository;
+// directories limits them to what is below one of these, none means all.
+//
+// A symbolic link is replaced by a copy of what it points to, as long as that
+// is in the same commit and among the directories; other links are left out.
+func (s *Snapshot) Items(directories []string) iter.Seq2[Item, error] {
+	return func(yield func(Item, error) bool) {
+		dirs, err := cleanDirectories(directories)
+		w := walker{objs: s.objs, root: s.Commit.Tree, dirs: dirs, seen: map[string]bool{}, left: artifact.DefaultLimits()}
+		if err == nil {
+			err = w.walk(place{tree: s.Commit.Tree}, func(i Item) error {
+				if !yield(i, nil) {
+					return errStop
+				}
+				return nil
+			})
+		}
+		for _, d := range dirs {
+			if err == nil && !w.seen[d] {
+				err = fmt.Errorf("%w: sparse checkout: the revision has no directory %q", ErrReference, printable(d))
+			}
+		}
+		if err != nil && !errors.Is(err, errStop) {
+			yield(Item{}, err)
+		}
+	}
+}
+
+var errStop = errors.New("stop")
+
 // Selection says which files of a snapshot are wanted.
 type Selection struct {
-	// Ignore are rules in the .gitignore format that go before those in the
+	// Ignore are rules in the .gitignore format that go after those in the
 	// repository's .sourceignore files; nil for none.
 	Ignore *string
 	// Directories limits the files to those below one of these; none means
@@ -99,7 +187,7 @@ type Selection struct {
 }
 
 // Files gives directories and files in the order of the repository, for
-// artifact.Pack. Symbolic links and submodules are left out.
+// artifact.Pack. Submodules are left out.
 func (s *Snapshot) Files(sel Selection) iter.Seq2[artifact.Entry, error] {
 	return func(yield func(artifact.Entry, error) bool) {
 		if err := s.files(sel, yield); err != nil && !errors.Is(err, errStop) {
@@ -108,58 +196,45 @@ func (s *Snapshot) Files(sel Selection) iter.Seq2[artifact.Entry, error] {
 	}
 }
 
-var errStop = errors.New("stop")
-
 func (s *Snapshot) files(sel Selection, yield func(artifact.Entry, error) bool) error {
-	dirs, err := cleanDirectories(sel.Directories)
-	if err != nil {
-		return err
-	}
 	var rules artifact.IgnoreRules
-	w := walker{objs: s.objs, dirs: dirs, seen: map[string]bool{}, left: artifact.DefaultLimits()}
-	err = w.walk(s.Commit.Tree, "", func(p string, n node) error {
-		if n.name != artifact.IgnoreFile || n.mode == modeDir {
-			return nil
-		}
-		data, err := s.objs.want(n.hash, typeBlob)
+	for i, err := range s.Items(sel.Directories) {
 		if err != nil {
 			return err
 		}
-		rules.Add(path.Dir(p), bytes.NewReader(data))
-		return nil
-	})
-	if err != nil {
-		return err
-	}
-	for _, d := range dirs {
-		if !w.seen[d] {
-			return fmt.Errorf("%w: sparse checkout: the revision has no directory %q", ErrReference, printable(d))
+		if path.Base(i.Path) != artifact.IgnoreFile || i.Dir || !i.Module.IsZero() {
+			continue
 		}
+		data, err := s.Read(i)
+		if err != nil {
+			return err
+		}
+		rules.Add(path.Dir(i.Path), bytes.NewReader(data))
 	}
 	if sel.Ignore != nil {
 		rules.Add("", strings.NewReader(*sel.Ignore))
 	}
 	ignore := rules.Build()
-	w.left = artifact.DefaultLimits()
-	return w.walk(s.Commit.Tree, "", func(p string, n node) error {
-		if ignore.Match(p, n.mode == modeDir) {
-			return nil
+	left := artifact.DefaultLimits().Bytes
+	for i, err := range s.Items(sel.Directories) {
+		if err != nil {
+			return err
 		}
-		e := artifact.Entry{Path: p, Dir: n.mode == modeDir, Executable: n.mode == modeExec}
-		if !e.Dir {
-			var err error
-			if e.Size, e.Open, err = s.objs.blob(n.hash); err != nil {
-				return err
-			}
-			if w.left.Bytes -= e.Size; w.left.Bytes < 0 {
-				return fmt.Errorf("%w: the files of the revision are too large together", artifact.ErrTooLarge)
-			}
+		if !i.Module.IsZero() || ignore.Match(i.Path, i.Dir) {
+			continue
+		}
+		e, err := s.Entry(i)
+		if err != nil {
+			return err
+		}
+		if left -= e.Size; left < 0 {
+			return fmt.Errorf("%w: the files of the revision are too large together", artifact.ErrTooLarge)
 		}
 		if !yield(e, nil) {
 			return errStop
 		}
-		return nil
-	})
+	}
+	return nil
 }
 
 func cleanDirectories(dirs []string) ([]string, error) {
@@ -175,63 +250,4 @@ func cleanDirectories(dirs []string) ([]string, error) {
 		clean = append(clean, c)
 	}
 	return clean, nil
-}
-
-// walker goes through trees, within limits.
-type walker struct {
-	objs *objects
-	dirs []string
-	seen map[string]bool
-	left artifact.Limits
-}
-
-func (w *walker) walk(tree Hash, dir string, visit func(string, node) error) error {
-	data, err := w.objs.want(tree, typeTree)
-	if err != nil {
-		return err
-	}
-	nodes, err := parseTree(data)
-	if err != nil {
-		return err
-	}
-	for _, n := range nodes {
-		if w.left.Entries--; w.left.Entries < 0 {
-			return fmt.Errorf("%w: the revision has too many files", artifact.ErrTooLarge)
-		}
-		p := path.Join(dir, n.name)
-		inside, above := w.selects(p)
-		if n.mode == modeLink || n.mode == modeRepo || (!inside && !(above && n.mode == modeDir)) {
-			continue
-		}
-		if err := visit(p, n); err != nil {
-			return err
-		}
-		if n.mode != modeDir {
-			continue
-		}
-		w.seen[p] = true
-		if strings.Count(p, "/") >= w.left.Depth {
-			return fmt.Errorf("%w: the directories of the revision are nested too deeply", artifact.ErrTooLarge)
-		}
-		if err := w.walk(n.hash, p, visit); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// selects reports whether p is in a wanted directory, or on the way to one.
-func (w *walker) selects(p string) (inside, above bool) {
-	if len(w.dirs) == 0 {
-		return true, false
-	}
-	for _, d := range w.dirs {
-		if p == d || strings.HasPrefix(p, d+"/") {
-			inside = true
-		}
-		if strings.HasPrefix(d, p+"/") {
-			above = true
-		}
-	}
-	return inside, above
 }
