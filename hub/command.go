@@ -57,10 +57,12 @@ The first start makes a certificate authority (ca.crt), an administrator
 	f.StringVar(&c.EtcdKey, "etcd-key", "", "PEM file with the key of --etcd-cert")
 	f.StringVar(&c.KeeperURL, "kms-url", "", "key that wraps protected settings, as a gocloud.dev/secrets URL (default a file in the data directory)")
 	f.StringVar(&c.MetricsListen, "metrics-listen", "127.0.0.1:0", "address of /metrics, plain HTTP; empty for none")
+	f.BoolVar(&c.Profiling, "profiling", false, "serve profiles at /debug/pprof/ of --metrics-listen")
 	f.StringVar(&c.TenantID, "tenant-id", "", "id of the tenant (default generated at the first start)")
 	f.StringVar(&c.SubscriptionID, "subscription-id", "", "id of the subscription (default generated at the first start)")
 	f.BoolVar(&c.Unregistered, "unregistered", false, "leave the resource providers of a new subscription unregistered, as Azure does")
 	f.StringSliceVar(&c.Locations, "locations", []string{"local"}, "locations that are offered to clients")
+	c.People.flags(f)
 	f.StringVar(&level, "log-level", "info", "debug, info or error")
 	f.StringVar(&format, "log-format", "json", "json or text")
 	if err := cmd.MarkFlagRequired("data-dir"); err != nil {

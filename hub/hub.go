@@ -12,6 +12,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"net/http/pprof"
 	"os"
 	"path/filepath"
 	"strings"
@@ -22,8 +23,10 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 	"golang.org/x/sync/errgroup"
 
+	"headwater.dev/hub/activity"
 	"headwater.dev/hub/auth"
 	"headwater.dev/hub/gateway"
+	"headwater.dev/hub/limit"
 	"headwater.dev/hub/rest"
 	"headwater.dev/hub/store"
 	"headwater.dev/hub/store/etcd"
@@ -52,11 +55,15 @@ type Config struct {
 	KeeperURL string
 	// MetricsListen is the address of /metrics, plain HTTP; none when empty.
 	MetricsListen string
+	// Profiling also serves /debug/pprof/ there.
+	Profiling bool
 	// TenantID and SubscriptionID are chosen at the first start when empty.
 	TenantID, SubscriptionID string
 	// Unregistered leaves the resource providers of a new subscription
 	// unregistered, as Azure does.
 	Unregistered bool
+	// People says who else is let in, and how much each may ask.
+	People People
 	// Locations are the locations that are offered to clients.
 	Locations []string
 	// Clock is time.Now when nil.
@@ -78,6 +85,8 @@ type Hub struct {
 	store    *etcd.Store
 	auth     *auth.Auth
 	gateway  *gateway.Gateway
+	limiter  *limit.Limiter
+	activity *activity.Log
 	server   *http.Server
 	registry *prometheus.Registry
 }
@@ -188,21 +197,34 @@ func (h *Hub) doors(ctx context.Context) (http.Handler, error) {
 	if err != nil {
 		return nil, err
 	}
+	issuers, err := c.People.issuers()
+	if err != nil {
+		return nil, err
+	}
 	h.auth, err = auth.New(ctx, auth.Config{Store: h.store, Dir: c.DataDir, ExternalURL: h.url, TenantID: c.TenantID,
-		SubscriptionID: c.SubscriptionID, Clock: c.Clock, Logger: h.log})
+		SubscriptionID: c.SubscriptionID, Issuers: issuers, Clock: c.Clock, Logger: h.log})
 	if err != nil {
 		return nil, err
 	}
 	h.gateway = gateway.New(gateway.Config{Store: h.store, Vault: v, Auth: h.auth, ExternalURL: h.url, Clock: c.Clock,
 		Logger: h.log, Registerer: h.registry})
-	users, err := rest.New(rest.Config{Store: h.store, Vault: v, Directory: h.auth, Locations: c.Locations,
-		Metrics: h.registry, Clock: c.Clock, Logger: h.log})
+	doorway := rest.Config{Store: h.store, Vault: v, Directory: h.auth, Locations: c.Locations,
+		Metrics: h.registry, Clock: c.Clock, Logger: h.log}
+	h.govern(&doorway)
+	users, err := rest.New(doorway)
 	if err != nil {
 		return nil, err
 	}
 	if err := users.Bootstrap(ctx, h.auth.SubscriptionID(), !c.Unregistered); err != nil {
 		return nil, err
 	}
+	people := h.limiter.Addresses(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if h.auth.Handles(r.URL.Path) {
+			h.auth.Handler().ServeHTTP(w, r)
+			return
+		}
+		users.ServeHTTP(w, r)
+	}))
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		switch path := r.URL.Path; {
 		case path == "/healthz":
@@ -211,10 +233,8 @@ func (h *Hub) doors(ctx context.Context) (http.Handler, error) {
 			h.ready(w, r)
 		case strings.HasPrefix(path, "/agents/v1/"):
 			h.gateway.Handler().ServeHTTP(w, r)
-		case h.auth.Handles(path):
-			h.auth.Handler().ServeHTTP(w, r)
 		default:
-			users.ServeHTTP(w, r)
+			people.ServeHTTP(w, r)
 		}
 	}), nil
 }
@@ -237,6 +257,7 @@ func (h *Hub) Run(ctx context.Context) error {
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return ignoreClosed(h.server.ServeTLS(h.listener, "", "")) })
 	group.Go(func() error { return h.gateway.Run(ctx) })
+	group.Go(func() error { return h.activity.Run(ctx) })
 	group.Go(func() error {
 		select {
 		case err := <-h.store.Failed():
@@ -245,7 +266,7 @@ func (h *Hub) Run(ctx context.Context) error {
 			return nil
 		}
 	})
-	metrics := &http.Server{Handler: promhttp.HandlerFor(h.registry, promhttp.HandlerOpts{}), ReadHeaderTimeout: 10 * time.Second}
+	metrics := &http.Server{Handler: h.insight(), ReadHeaderTimeout: 10 * time.Second}
 	if h.metrics != nil {
 		group.Go(func() error { return ignoreClosed(metrics.Serve(h.metrics)) })
 	}
@@ -261,6 +282,18 @@ func (h *Hub) Run(ctx context.Context) error {
 		return errors.Join(err, metrics.Close())
 	})
 	return group.Wait()
+}
+
+// insight is what operators see: metrics and, when asked for, profiles.
+func (h *Hub) insight() http.Handler {
+	mux := http.NewServeMux()
+	mux.Handle("/metrics", promhttp.HandlerFor(h.registry, promhttp.HandlerOpts{}))
+	if h.config.Profiling {
+		mux.HandleFunc("/debug/pprof/", pprof.Index)
+		mux.HandleFunc("/debug/pprof/profile", pprof.Profile)
+		mux.HandleFunc("/debug/pprof/trace", pprof.Trace)
+	}
+	return mux
 }
 
 func ignoreClosed(err error) error {

@@ -28,7 +28,32 @@ type Attempt struct {
 	// attempt has ended.
 	Status int
 	Code   string
+
+	notes map[string]string
 }
+
+type attemptKey struct{}
+
+// NewContext is a context in which Note finds the attempt.
+func NewContext(ctx context.Context, a *Attempt) context.Context {
+	return context.WithValue(ctx, attemptKey{}, a)
+}
+
+// Note adds a detail to the attempt of a context, for the activity log. Never a
+// secret.
+func Note(ctx context.Context, name, value string) {
+	a, ok := ctx.Value(attemptKey{}).(*Attempt)
+	if !ok {
+		return
+	}
+	if a.notes == nil {
+		a.notes = map[string]string{}
+	}
+	a.notes[name] = value
+}
+
+// Notes are the details that were added, after the attempt has ended.
+func (a *Attempt) Notes() map[string]string { return a.notes }
 
 // Write reports whether the attempt would change something.
 func (a *Attempt) Write() bool { return a.Method != http.MethodGet && a.Method != http.MethodHead }

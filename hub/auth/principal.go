@@ -119,6 +119,13 @@ func (a *Auth) CreatePrincipal(ctx context.Context, name string, life time.Durat
 	return Principal{Kind: ServicePrincipal, ID: p.ClientID, ObjectID: p.ObjectID, Name: name}, secret, nil
 }
 
+// NewPrincipal makes a service principal under a client id, without any
+// credential. store.ErrExists.
+func (a *Auth) NewPrincipal(ctx context.Context, clientID, name string, disabled bool) error {
+	return a.putNew(ctx, principalKey(clientID), principalRecord{ClientID: strings.ToLower(clientID), ObjectID: uuid.NewString(), Name: name,
+		Created: a.clock().UTC(), Disabled: disabled})
+}
+
 // Principals lists all service principals.
 func (a *Auth) Principals(ctx context.Context) ([]ServicePrincipalInfo, error) {
 	all, err := a.principals(ctx)

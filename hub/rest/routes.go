@@ -289,7 +289,9 @@ func (s *Server) serveMount(w http.ResponseWriter, r *http.Request, m Mount, d a
 		}
 		return auth.Forbid(who, d.Action, scope)
 	}
-	return s.carry(w, r, s.attempt(w, r, who, d.Action, d.Scope), may, func() error { return m.Serve(w, r, who, rights) })
+	a := s.attempt(w, r, who, d.Action, d.Scope)
+	run := func() error { return m.Serve(w, r.WithContext(auth.NewContext(r.Context(), a)), who, rights) }
+	return s.carry(w, r, a, may, run)
 }
 
 // action is what a route does, as roles name it.

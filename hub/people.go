@@ -1,0 +1,66 @@
+package hub
+
+import (
+	"time"
+
+	"github.com/spf13/pflag"
+
+	"headwater.dev/hub/access"
+	"headwater.dev/hub/activity"
+	"headwater.dev/hub/auth"
+	"headwater.dev/hub/limit"
+	"headwater.dev/hub/rest"
+)
+
+// People says who is let in besides the hub's own service principals, how much
+// each may ask, and how long it is remembered what they did.
+type People struct {
+	// IssuersFile is a JSON file with a list of OpenID Connect issuers.
+	IssuersFile string
+	// Limits of requests; limit.Defaults unless LimitsSet.
+	Limits    limit.Config
+	LimitsSet bool
+	// ActivityRetention and ActivityMax bound the activity log; 90 days and
+	// 100,000 entries when zero.
+	ActivityRetention time.Duration
+	ActivityMax       int
+}
+
+// flags adds the command line's words for it.
+func (p *People) flags(f *pflag.FlagSet) {
+	p.Limits, p.LimitsSet = limit.Defaults(), true
+	f.StringVar(&p.IssuersFile, "oidc-issuers", "", "JSON file with the OpenID Connect issuers whose tokens are accepted: [{\"url\": …, \"audiences\": […]}]")
+	f.DurationVar(&p.ActivityRetention, "activity-retention", activity.DefaultRetention, "how long the activity log is kept")
+	f.IntVar(&p.ActivityMax, "activity-max", activity.DefaultMax, "how many entries the activity log keeps at most")
+	for _, l := range []struct {
+		name, what string
+		rate       *limit.Rate
+	}{{"reads", "reads of one principal", &p.Limits.Reads}, {"writes", "writes of one principal", &p.Limits.Writes},
+		{"deletes", "deletions of one principal", &p.Limits.Deletes}, {"address", "requests of one address, whoever sends them", &p.Limits.Address}} {
+		f.Float64Var(&l.rate.PerSecond, "limit-"+l.name, l.rate.PerSecond, "how many "+l.what+" a second are answered in the long run; 0 for no limit")
+		f.IntVar(&l.rate.Burst, "limit-"+l.name+"-burst", l.rate.Burst, "how many "+l.what+" are answered at once after a pause")
+	}
+}
+
+// issuers are those of the configured file.
+func (p *People) issuers() ([]auth.Issuer, error) {
+	if p.IssuersFile == "" {
+		return nil, nil
+	}
+	return auth.ReadIssuers(p.IssuersFile)
+}
+
+// govern puts what people may, did and may still ask in front of the users' door.
+func (h *Hub) govern(c *rest.Config) {
+	p := h.config.People
+	if !p.LimitsSet {
+		p.Limits = limit.Defaults()
+	}
+	p.Limits.Clock = h.config.Clock
+	h.limiter = limit.New(p.Limits)
+	h.activity = activity.New(activity.Config{Store: h.store, Retention: p.ActivityRetention, Max: p.ActivityMax, Clock: h.config.Clock, Logger: h.log})
+	rights := access.New(access.Config{Store: h.store, Auth: h.auth, Clock: h.config.Clock})
+	c.Gates = []auth.Gate{h.limiter.Gate, h.activity.Gate}
+	c.Locks = rights.Locks
+	c.Mounts = []rest.Mount{rights, h.activity}
+}
