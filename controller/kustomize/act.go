@@ -27,6 +27,11 @@ func (l *loop) build(ctx context.Context, s *scope) error {
 	if err := l.variables(ctx, s); err != nil {
 		return phase.RetryAfter(meta.BuildFailedReason, s.obj.GetRetryInterval(), err)
 	}
+	keys, err := l.decryption(ctx, s)
+	if err != nil {
+		return err
+	}
+	s.request = manifest.Request{Spec: &s.obj.Spec, RemoteBases: !l.options.NoRemoteBases, Variables: s.vars, Decrypt: keys}
 	root := func() (string, error) { return l.root(ctx, s) }
 	defer func() {
 		if s.tree != nil {
@@ -44,9 +49,8 @@ func (l *loop) build(ctx context.Context, s *scope) error {
 	if err != nil {
 		return err
 	}
-	built, err := manifest.Build(ctx, manifest.Request{
-		Root: dir, Spec: &s.obj.Spec, RemoteBases: !l.options.NoRemoteBases, Variables: s.vars,
-	})
+	s.request.Root = dir
+	built, err := manifest.Build(ctx, s.request)
 	if errors.Is(err, manifest.ErrPath) {
 		return phase.RetryAfter(meta.ArtifactFailedReason, s.obj.GetRetryInterval(), fmt.Errorf("kustomization path not found: %w", err))
 	}
@@ -109,7 +113,7 @@ func (l *loop) apply(ctx context.Context, s *scope) error {
 		return nil
 	}
 	out, err := l.engine.Apply(ctx, apply.Request{
-		Tenant: s.tenant, Objects: s.built.Objects, Force: s.obj.Spec.Force,
+		Tenant: s.tenant, Objects: s.built.Objects, Force: s.obj.Spec.Force, Ignore: s.ignores,
 		Verify: s.known.generation != s.obj.Generation || s.known.requested != requestOf(s.obj),
 	})
 	s.changes, s.fights = out.Changes, out.Fights
@@ -126,6 +130,7 @@ func (l *loop) apply(ctx context.Context, s *scope) error {
 	}
 	if len(out.Pending) == 0 { // the scope of every kind is known by now
 		s.refs = refsOf(out.Changes)
+		s.foreign = foreignOf(out.Changes)
 	}
 	if len(out.Pending) > 0 {
 		names := make([]string, 0, len(out.Pending))
@@ -159,6 +164,16 @@ func refsOf(changes []apply.Change) []apply.Ref {
 	return refs
 }
 
+func foreignOf(changes []apply.Change) []apply.Ref {
+	var refs []apply.Ref
+	for _, c := range changes {
+		if c.Foreign {
+			refs = append(refs, c.Ref)
+		}
+	}
+	return refs
+}
+
 // prune deletes what the inventory holds and the build did not give. What
 // could not be deleted stays in the inventory.
 func (l *loop) prune(ctx context.Context, s *scope) error {
@@ -180,8 +195,7 @@ func (l *loop) prune(ctx context.Context, s *scope) error {
 	}
 	l.track(s, s.refs)
 	s.known = known{
-		generation: s.obj.Generation, identity: s.tenant.Identity, varsDigest: s.varsDigest,
-		record: s.built.Read, digest: s.built.Digest, refs: s.refs, requested: requestOf(s.obj),
+		generation: s.obj.Generation, identity: s.tenant.Identity, record: s.built.Read, digest: s.built.Digest, refs: s.refs, foreign: s.foreign, requested: requestOf(s.obj),
 		unhealthySince: s.known.unhealthySince, content: s.known.content, wasHealthy: s.known.wasHealthy,
 	}
 	return nil
@@ -256,25 +270,30 @@ func (l *loop) pruneAll(ctx context.Context, s *scope) error {
 	if !prunesOnDeletion(s.obj) || len(refs) == 0 {
 		return nil
 	}
-	t, err := l.tenantOf(s.obj)
-	if err != nil {
-		return l.orphan(ctx, s, refs, err)
+	if err := l.becomeTenant(ctx, s); err != nil {
+		if class := phase.Classify(err).Class; class == phase.ClassStalled || errors.Is(err, errNoCredentials) {
+			return l.orphan(ctx, s, refs, err) // nobody will ever have the right to
+		}
+		return err
 	}
-	s.tenant = t
-	if gone, err := l.tenantGone(ctx, t); gone || err != nil {
+	if gone, err := l.tenantGone(ctx, s.tenant); gone || err != nil {
 		if err != nil {
 			return phase.Transient(meta.PruneFailedReason, err)
 		}
-		return l.orphan(ctx, s, refs, fmt.Errorf("service account %s not found", t.Identity.Username()))
+		return l.orphan(ctx, s, refs, fmt.Errorf("service account %s not found", s.tenant.Identity.Username()))
 	}
 	l.track(s, refs)
-	out, err := l.engine.Prune(ctx, t, refs)
+	out, err := l.engine.Prune(ctx, s.tenant, refs)
 	if err != nil {
 		s.obj.Status.Inventory = apply.Inventory(append(out.Going, out.Left...))
 		return phase.RetryAfter(meta.PruneFailedReason, s.obj.GetRetryInterval(), err)
 	}
 	if s.obj.GetDeletionPolicy() == kustomizev1.DeletionPolicyWaitForTermination && len(out.Going) > 0 {
-		return phase.Progressing(meta.ProgressingReason, pollPeriod, fmt.Errorf("Waiting for %d objects to be gone", len(out.Going)))
+		left := s.obj.GetTimeout() - l.now().Sub(s.obj.DeletionTimestamp.Time)
+		if left <= 0 {
+			return l.orphan(ctx, s, out.Going, fmt.Errorf("not gone within spec.timeout %s", s.obj.GetTimeout()))
+		}
+		return phase.Progressing(meta.ProgressingReason, min(left, pollPeriod), fmt.Errorf("Waiting for %d objects to be gone", len(out.Going)))
 	}
 	if text := describe(out.Changes); text != "" {
 		l.events.Record(ctx, s.obj, event.Event{Severity: event.Info, Reason: meta.ReconciliationSucceededReason, Message: text})
@@ -283,7 +302,7 @@ func (l *loop) pruneAll(ctx context.Context, s *scope) error {
 }
 
 func (l *loop) tenantGone(ctx context.Context, t apply.Tenant) (bool, error) {
-	if t.Identity.ServiceAccount == "" {
+	if t.Identity.ServiceAccount == "" || t.Identity.Cluster != "" {
 		return false, nil
 	}
 	sa := &corev1.ServiceAccount{}
@@ -308,5 +327,15 @@ func (l *loop) orphan(ctx context.Context, s *scope, refs []apply.Ref, why error
 // gone forgets a Kustomization that does not exist any more.
 func (l *loop) gone(key types.NamespacedName) {
 	l.watcher.Forget(key)
+	l.inputs.Forget(key)
 	l.memory.forget(key)
+}
+
+// owned reports whether an object with other's labels must be left to it: the
+// Kustomization exists, in another tenant's namespace.
+func (l *loop) owned(mine, other types.NamespacedName) bool {
+	if !l.options.NoCrossNamespaceRefs || mine.Namespace == other.Namespace {
+		return false
+	}
+	return l.client.Get(context.Background(), other, &kustomizev1.Kustomization{}) == nil // from the cache
 }

@@ -44,20 +44,6 @@ func crossNamespace(k *kustomizev1.Kustomization, refused bool) error {
 	return nil
 }
 
-// unsupported names the fields that would change what is applied and are not
-// served by this version: going on without them would be wrong.
-func unsupported(k *kustomizev1.Kustomization) error {
-	switch {
-	case k.Spec.Decryption != nil:
-		return fmt.Errorf("spec.decryption is not supported by this version: remove it")
-	case k.Spec.KubeConfig != nil:
-		return fmt.Errorf("spec.kubeConfig is not supported by this version: remove it")
-	case len(k.Spec.Ignore) > 0:
-		return fmt.Errorf("spec.ignore is not supported by this version: remove it")
-	}
-	return nil
-}
-
 func serviceAccountName(name string) error {
 	if bad := validation.IsDNS1123Subdomain(name); name != "" && len(bad) > 0 {
 		return fmt.Errorf("spec.serviceAccountName %q is no name of a service account: %s", name, bad[0])
@@ -120,7 +106,7 @@ func findCycle(k *kustomizev1.Kustomization, get func(types.NamespacedName) (*ku
 // but the artifact may have changed, and none of the files that were read.
 func (n known) sameInputs(s *scope, root func() (string, error)) (bool, error) {
 	if n.generation == 0 || n.generation != s.obj.Generation || n.identity != s.tenant.Identity ||
-		n.varsDigest != s.varsDigest || n.requested != requestOf(s.obj) {
+		n.record.Inputs != s.request.Inputs() || n.requested != requestOf(s.obj) {
 		return false, nil
 	}
 	if n.artifact == s.artifact.Digest {

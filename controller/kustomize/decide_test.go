@@ -16,6 +16,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 
 	"headwater.dev/kernel/apply"
+	"headwater.dev/kernel/manifest"
 	"headwater.dev/kernel/phase"
 	"headwater.dev/kernel/tenant"
 )
@@ -120,6 +121,7 @@ func TestPrunesOnDeletion(t *testing.T) {
 func TestSameInputs(t *testing.T) {
 	id := tenant.Identity{Namespace: "n", ServiceAccount: "s"}
 	good := known{generation: 1, identity: id, artifact: "sha256:a", requested: ""}
+	good.record.Inputs = manifest.Request{}.Inputs()
 	cases := map[string]struct {
 		why    string
 		change func(*known)
@@ -129,7 +131,7 @@ func TestSameInputs(t *testing.T) {
 		"first":          {"nothing is known after a restart", func(k *known) { *k = known{} }, false},
 		"specification":  {"another generation", func(k *known) { k.generation = 2 }, false},
 		"identity":       {"another tenant may do other things", func(k *known) { k.identity.ServiceAccount = "x" }, false},
-		"variables":      {"a ConfigMap changed", func(k *known) { k.varsDigest = "x" }, false},
+		"variables":      {"a ConfigMap changed", func(k *known) { k.record.Inputs = "x" }, false},
 		"asked":          {"somebody asked for a reconcile", func(k *known) { k.requested = "earlier" }, false},
 		"other artifact": {"an artifact without a record", func(k *known) { k.artifact = "sha256:b" }, false},
 	}

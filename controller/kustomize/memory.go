@@ -14,17 +14,18 @@ import (
 // known is what is remembered between reconciles of one Kustomization. It only
 // saves work: everything is found out again when it is missing.
 type known struct {
-	// generation, identity, variables and record are the inputs of the build
-	// that was applied completely; artifact is the digest it was seen in last.
+	// generation, identity and record are the inputs of the build that was
+	// applied completely; artifact is the digest it was seen in last.
 	generation int64
 	identity   tenant.Identity
-	varsDigest string
 	record     manifest.Record
 	artifact   string
 
 	// digest and refs are what that build gave.
 	digest string
 	refs   []apply.Ref
+	// foreign are those of refs that are left to others.
+	foreign []apply.Ref
 	// requested is the reconcile request that was answered last.
 	requested string
 

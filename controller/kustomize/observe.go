@@ -2,9 +2,6 @@ package kustomize
 
 import (
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
-	"encoding/json"
 	"errors"
 	"fmt"
 
@@ -34,14 +31,14 @@ func (l *loop) checkSpec(_ context.Context, s *scope) error {
 	if err := crossNamespace(k, l.options.NoCrossNamespaceRefs); err != nil {
 		return phase.Stalled(acl.AccessDeniedReason, err)
 	}
-	if err := unsupported(k); err != nil {
-		return phase.Stalled(meta.FeatureGateDisabledReason, err)
-	}
 	judge, err := judgeOf(k)
 	if err != nil {
 		return phase.Stalled(meta.InvalidCELExpressionReason, err)
 	}
 	s.judge = judge
+	if s.ignores, err = apply.CompileIgnores(k.Spec.Ignore); err != nil {
+		return phase.Stalled(meta.BuildFailedReason, err)
+	}
 	return nil
 }
 
@@ -166,15 +163,24 @@ func evaluate(ctx context.Context, self, dep *kustomizev1.Kustomization, expr st
 }
 
 // becomeTenant finds who acts, which is never this process for want of a name.
-func (l *loop) becomeTenant(_ context.Context, s *scope) error {
-	t, err := l.tenantOf(s.obj)
-	if err != nil {
+func (l *loop) becomeTenant(ctx context.Context, s *scope) error {
+	var err error
+	if s.local, err = l.tenantOf(s.obj); err != nil {
 		return phase.Stalled(acl.AccessDeniedReason, err)
 	}
-	s.tenant = t
-	return nil
+	if refs := inputRefs(s.obj); len(refs) > 0 {
+		l.inputs.Track(apply.Interest{Tenant: s.local, Others: refs, Versions: true})
+	} else {
+		l.inputs.Forget(s.key)
+	}
+	s.tenant = s.local
+	if s.obj.Spec.KubeConfig != nil {
+		s.tenant, err = l.remoteTenant(ctx, s.obj, s.local)
+	}
+	return err
 }
 
+// tenantOf is who acts for a Kustomization in this cluster.
 func (l *loop) tenantOf(k *kustomizev1.Kustomization) (apply.Tenant, error) {
 	t := apply.Tenant{Owner: client.ObjectKeyFromObject(k)}
 	name := k.Spec.ServiceAccountName
@@ -197,7 +203,7 @@ func (l *loop) tenantOf(k *kustomizev1.Kustomization) (apply.Tenant, error) {
 // seeLive watches what the inventory holds before anything is written, so that
 // an object that asks to be left alone is, after a restart too.
 func (l *loop) seeLive(_ context.Context, s *scope) error {
-	s.refs = s.known.refs
+	s.refs, s.foreign = s.known.refs, s.known.foreign
 	if s.refs == nil {
 		s.refs = apply.Refs(s.obj.Status.Inventory)
 	}
@@ -209,7 +215,8 @@ func (l *loop) seeLive(_ context.Context, s *scope) error {
 }
 
 func (l *loop) track(s *scope, refs []apply.Ref) {
-	l.watcher.Track(apply.Interest{Tenant: s.tenant, Objects: refs, Others: others(s.obj, refs), Judge: s.judge})
+	watched := append(others(s.obj, refs), s.foreign...)
+	l.watcher.Track(apply.Interest{Tenant: s.tenant, Objects: refs, Others: watched, Judge: s.judge})
 }
 
 // variables reads what the post-build substitution takes from the cluster, as
@@ -219,39 +226,34 @@ func (l *loop) variables(ctx context.Context, s *scope) error {
 	if post == nil {
 		return nil
 	}
-	var layers []map[string]string
+	layers := make([]map[string]string, 0, len(post.SubstituteFrom))
 	for _, ref := range post.SubstituteFrom {
-		values, err := readVariables(ctx, s.tenant.Access.Client, s.obj.Namespace, ref)
+		values, err := l.readVariables(ctx, s.local, s.obj.Namespace, ref)
 		if err != nil {
 			return err
 		}
 		layers = append(layers, values)
 	}
-	vars, err := manifest.NewVariables(post, true, layers...)
+	vars, err := manifest.NewVariables(post, l.options.StrictSubstitution, layers...)
 	if err != nil {
 		return err
 	}
-	raw, err := json.Marshal(layers)
-	if err != nil {
-		return fmt.Errorf("digest variables: %w", err)
-	}
-	sum := sha256.Sum256(raw)
-	s.vars, s.varsDigest = vars, hex.EncodeToString(sum[:])
+	s.vars = vars
 	return nil
 }
 
-func readVariables(ctx context.Context, c client.Client, ns string, ref kustomizev1.SubstituteReference) (map[string]string, error) {
-	key := types.NamespacedName{Namespace: ns, Name: ref.Name}
+func (l *loop) readVariables(ctx context.Context, t apply.Tenant, ns string, ref kustomizev1.SubstituteReference) (map[string]string, error) {
+	input := inputRef(ref.Kind, ns, ref.Name)
 	values := map[string]string{}
 	var err error
 	switch ref.Kind {
 	case "ConfigMap":
 		cm := &corev1.ConfigMap{}
-		err = c.Get(ctx, key, cm)
+		err = l.readInput(ctx, t, input, cm)
 		values = cm.Data
 	case "Secret":
 		secret := &corev1.Secret{}
-		err = c.Get(ctx, key, secret)
+		err = l.readInput(ctx, t, input, secret)
 		for k, v := range secret.Data {
 			values[k] = string(v)
 		}

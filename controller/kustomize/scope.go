@@ -11,6 +11,7 @@ import (
 
 	"headwater.dev/kernel/apply"
 	"headwater.dev/kernel/artifact"
+	"headwater.dev/kernel/cloud"
 	"headwater.dev/kernel/event"
 	"headwater.dev/kernel/host"
 	"headwater.dev/kernel/manifest"
@@ -28,9 +29,12 @@ type loop struct {
 	options host.Options
 	engine  *apply.Engine
 	watcher *apply.Watcher
-	memory  *memory
-	wakes   *wakes
-	now     func() time.Time
+	// inputs watches the Secrets and ConfigMaps that Kustomizations read.
+	inputs *apply.Watcher
+	clouds *cloud.Providers
+	memory *memory
+	wakes  *wakes
+	now    func() time.Time
 }
 
 // scope is what one reconcile has read and done so far.
@@ -39,23 +43,27 @@ type scope struct {
 	key     types.NamespacedName
 	started time.Time
 	// known is what is remembered of the last reconcile; it only saves work.
-	known known
-	judge apply.Judge
+	known   known
+	judge   apply.Judge
+	ignores apply.Ignores
 
 	source   sourcev1.Source
 	artifact *meta.Artifact
-	tenant   apply.Tenant
-	tree     *artifact.Tree
+	// local is who acts in this cluster, tenant who does where the objects are.
+	local, tenant apply.Tenant
+	tree          *artifact.Tree
 
-	vars       *manifest.Variables
-	varsDigest string
-	built      *manifest.Result // nil while nothing was built
-	refs       []apply.Ref      // what the build gave, or gave last time
+	vars    *manifest.Variables
+	request manifest.Request // of the build
+	built   *manifest.Result // nil while nothing was built
+	refs    []apply.Ref      // what the build gave, or gave last time
 	// recorded is the inventory as it was before this reconcile.
 	recorded []apply.Ref
 	changes  []apply.Change
-	fights   []apply.Fight
-	recheck  time.Duration // when not zero, health is to be looked at by then
+	// foreign are objects of the build that are left to others.
+	foreign []apply.Ref
+	fights  []apply.Fight
+	recheck time.Duration // when not zero, health is to be looked at by then
 }
 
 func (l *loop) begin(k *kustomizev1.Kustomization) *scope {

@@ -48,13 +48,23 @@ func Setup(ctx context.Context, h *host.Host) error {
 		return err
 	}
 	l := &loop{
-		client: h.Manager.GetClient(), live: h.Manager.GetAPIReader(), tenants: h.Tenants, reader: h.Reader,
+		client: h.Manager.GetClient(), live: h.Manager.GetAPIReader(), tenants: h.Tenants, reader: h.Reader, clouds: h.Cloud,
 		events: events, options: h.Options, memory: newMemory(), wakes: &wakes{}, now: time.Now,
 	}
 	l.watcher = apply.NewWatcher(fieldOwner, group, l.wakes.wake)
-	l.engine = &apply.Engine{Manager: fieldOwner, Group: group, Watcher: l.watcher, Parallel: parallel}
-	if err := h.Manager.Add(l.watcher); err != nil {
-		return fmt.Errorf("add watcher: %w", err)
+	l.watcher.Override(h.Options.OverrideManagers...)
+	l.inputs = apply.NewWatcher(fieldOwner, group, l.wakes.wake)
+	stages, err := apply.ParseStages(h.Options.ApplyStageKinds)
+	if err != nil {
+		return fmt.Errorf("--custom-apply-stage-kinds: %w", err)
+	}
+	l.engine = &apply.Engine{
+		Manager: fieldOwner, Group: group, Watcher: l.watcher, Parallel: parallel, Stages: stages, Owned: l.owned, Fault: h.Options.Fault,
+	}
+	for _, w := range []*apply.Watcher{l.watcher, l.inputs} {
+		if err := h.Manager.Add(w); err != nil {
+			return fmt.Errorf("add watcher: %w", err)
+		}
 	}
 	if err := index(ctx, h.Manager); err != nil {
 		return err

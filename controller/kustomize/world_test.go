@@ -85,7 +85,7 @@ func startHost(c *kubetest.Cluster) error {
 	}
 	h, err := host.New(c.Config, host.Options{
 		Namespace: "default", WatchAllNamespaces: true, MetricsAddr: "0", HealthAddr: "0", StoragePath: dir,
-		StorageAdvAddr: "127.0.0.1:1", NoCrossNamespaceRefs: true, DefaultServiceAccount: "flux-applier", NoRemoteBases: true,
+		StorageAdvAddr: "127.0.0.1:1", NoCrossNamespaceRefs: true, DefaultServiceAccount: "flux-applier", NoRemoteBases: true, StrictSubstitution: true,
 		Concurrent: 8, RequeueDependency: time.Minute, MinRetryDelay: 100 * time.Millisecond, MaxRetryDelay: time.Minute,
 	})
 	if err != nil {
@@ -211,9 +211,11 @@ type audited struct {
 }
 
 // requests reads the finished requests that concern the namespace.
-func (w *world) requests() []audited {
+func (w *world) requests() []audited { return w.requestsIn(w.c) }
+
+func (w *world) requestsIn(c *kubetest.Cluster) []audited {
 	w.t.Helper()
-	f, err := os.Open(w.c.AuditLog())
+	f, err := os.Open(c.AuditLog())
 	if err != nil {
 		w.t.Fatal(err)
 	}

@@ -40,6 +40,7 @@ var shared struct {
 	managed bool // Main runs and will stop the cluster
 	cluster *Cluster
 	failed  error // of the first start; there is no second
+	another *Cluster
 }
 
 // Cluster is the test binary's cluster, seen by its administrator.
@@ -84,12 +85,14 @@ func run(m *testing.M) (code int) {
 	defer func() {
 		shared.Lock()
 		defer shared.Unlock()
-		if shared.cluster == nil {
-			return
-		}
-		if err := shared.cluster.cluster.Stop(); err != nil {
-			fmt.Fprintln(os.Stderr, "kubetest: stop cluster:", err)
-			code = 1
+		for _, c := range []*Cluster{shared.cluster, shared.another} {
+			if c == nil {
+				continue
+			}
+			if err := c.cluster.Stop(); err != nil {
+				fmt.Fprintln(os.Stderr, "kubetest: stop cluster:", err)
+				code = 1
+			}
 		}
 	}()
 	return m.Run()
@@ -108,7 +111,7 @@ func Start(t testing.TB, options ...Option) *Cluster {
 		t.Fatal("kubetest: TestMain must call kubetest.Main, which stops the cluster at the end")
 	}
 	if shared.cluster == nil && shared.failed == nil {
-		shared.cluster, shared.failed = start()
+		shared.cluster, shared.failed = start("kubetest")
 	}
 	if shared.failed != nil {
 		t.Fatalf("kubetest: %v", shared.failed)
@@ -127,14 +130,31 @@ func Start(t testing.TB, options ...Option) *Cluster {
 	return c
 }
 
+// Another returns a second cluster of etcd and API server, which the tests of a
+// binary share too. It knows nothing of the first.
+func Another(t testing.TB) *Cluster {
+	t.Helper()
+	Start(t) // refuses -short and a binary without Main
+	shared.Lock()
+	defer shared.Unlock()
+	if shared.another == nil {
+		c, err := start("kubetest-another")
+		if err != nil {
+			t.Fatalf("kubetest: %v", err)
+		}
+		shared.another = c
+	}
+	return shared.another
+}
+
 // start is not bound to the context of the test that happens to be first.
-func start() (*Cluster, error) {
+func start(name string) (*Cluster, error) {
 	ctx := context.Background()
 	binary, err := k8s.Ensure(ctx, os.Stderr)
 	if err != nil {
 		return nil, err
 	}
-	running, err := cluster.Start(ctx, cluster.Options{Name: "kubetest", Binary: binary, AuditLog: true})
+	running, err := cluster.Start(ctx, cluster.Options{Name: name, Binary: binary, AuditLog: true})
 	if err != nil {
 		return nil, err
 	}

@@ -66,6 +66,8 @@ type Request struct {
 	Objects []*unstructured.Unstructured
 	// Force recreates objects when an immutable field changes.
 	Force bool
+	// Ignore are fields that others may change.
+	Ignore Ignores
 	// Verify applies every object even if the Watcher knows it undisturbed.
 	Verify bool
 }
@@ -87,6 +89,9 @@ const (
 type Change struct {
 	Ref
 	Action Action
+	// Foreign marks an object that exists and is not ours: it was there and
+	// asks to be left alone.
+	Foreign bool
 }
 
 // Outcome is what an Apply did.
@@ -109,6 +114,19 @@ type Engine struct {
 	Watcher        *Watcher
 	// Parallel bounds the requests of one Apply at a time.
 	Parallel int
+	// Stages are kinds that are applied before the others.
+	Stages Stages
+	// Owned reports whether an owner exists that is another tenant's, so that
+	// its objects must not be taken from it; nil for never.
+	Owned func(mine, other types.NamespacedName) bool
+	// Fault is called before each request that writes; nil for nothing.
+	Fault func(point string)
+}
+
+func (e *Engine) fault(point string) {
+	if e.Fault != nil {
+		e.Fault(point)
+	}
 }
 
 // Apply makes the objects exist as given. The error joins one ObjectError for
@@ -119,7 +137,7 @@ func (e *Engine) Apply(ctx context.Context, r Request) (*Outcome, error) {
 		return &Outcome{}, err
 	}
 	out := &Outcome{}
-	for _, stage := range stages(objects) {
+	for _, stage := range e.Stages.split(objects) {
 		failed := e.applyStage(ctx, r, stage, out)
 		if len(failed) > 0 {
 			return out, joined(failed)
@@ -158,7 +176,7 @@ func (e *Engine) applyStage(ctx context.Context, r Request, stage []*unstructure
 		case res.fight != nil:
 			out.Fights = append(out.Fights, *res.fight)
 		}
-		out.Changes = append(out.Changes, Change{Ref: RefOf(u), Action: res.action})
+		out.Changes = append(out.Changes, Change{Ref: RefOf(u), Action: res.action, Foreign: res.foreign})
 	}
 	return failed
 }
@@ -167,6 +185,7 @@ func (e *Engine) applyStage(ctx context.Context, r Request, stage []*unstructure
 type result struct {
 	action  Action
 	pending bool
+	foreign bool
 	fight   *Fight
 	err     error
 }

@@ -15,6 +15,8 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 )
 
+func unstructuredOf(list ...*unstructured.Unstructured) []*unstructured.Unstructured { return list }
+
 func newObject(kind, name string) *unstructured.Unstructured {
 	u := &unstructured.Unstructured{Object: map[string]any{}}
 	u.SetAPIVersion("v1")
@@ -30,7 +32,7 @@ func TestStages(t *testing.T) {
 		objects = append(objects, newObject(k, "x"))
 	}
 	var got [][]string
-	for _, stage := range stages(objects) {
+	for _, stage := range (Stages{}).split(objects) {
 		var names []string
 		for _, u := range stage {
 			names = append(names, u.GetKind())

@@ -70,6 +70,17 @@ func (w *Watcher) mayCorrect(owner types.NamespacedName, ref Ref, was receipt, w
 	return &Fight{Ref: ref, Managers: managers, Until: until, New: again}
 }
 
+// spare takes back a correction that turned out to change nothing.
+func (w *Watcher) spare(owner types.NamespacedName, id ID) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if t := w.owners[owner]; t != nil && t.fights[id] != nil {
+		if c := t.fights[id]; len(c.at) > 0 {
+			c.at = c.at[:len(c.at)-1]
+		}
+	}
+}
+
 // correct decides whether an object may be corrected now: a zero time says
 // yes, another one when to look again. It also tells whether a pause began.
 func (c *corrections) correct(now time.Time) (until time.Time, began bool) {

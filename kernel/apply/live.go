@@ -58,7 +58,7 @@ func (w *Watcher) liveOf(o metav1.Object, full *unstructured.Unstructured, judge
 		Deleting: o.GetDeletionTimestamp() != nil,
 		Owner:    w.ownerOf(o),
 	}
-	for _, key := range []string{keySSA, keyPrune, keyReconcile} {
+	for _, key := range steering() {
 		value, ok := o.GetAnnotations()[w.group+"/"+key]
 		if !ok {
 			value, ok = o.GetLabels()[w.group+"/"+key]
@@ -72,7 +72,7 @@ func (w *Watcher) liveOf(o metav1.Object, full *unstructured.Unstructured, judge
 		l.Steering[key] = value
 	}
 	w.managers(&l, o.GetManagedFields())
-	if l.Steering[keySSA] == ssaMerge {
+	if l.steers(keySSA, ssaMerge) {
 		l.Left = false
 	}
 	l.Health, l.Message = judge.health(full, l.Deleting)
@@ -96,8 +96,7 @@ func (w *Watcher) managers(l *Live, entries []metav1.ManagedFieldsEntry) {
 			}
 			continue
 		}
-		if f.Subresource == "" && (strings.HasPrefix(f.Manager, "kubectl") || f.Manager == w.manager ||
-			strings.HasPrefix(f.Manager, "before-first-apply")) {
+		if f.Subresource == "" && w.predecessor(f.Manager) {
 			l.Left = true
 		}
 		if !slices.Contains(l.Others, f.Manager) {
@@ -105,6 +104,17 @@ func (w *Watcher) managers(l *Live, entries []metav1.ManagedFieldsEntry) {
 		}
 	}
 }
+
+// predecessor tells managers whose fields become ours.
+func (w *Watcher) predecessor(manager string) bool {
+	return manager == w.manager || slices.ContainsFunc(w.predecessors, func(p string) bool { return strings.HasPrefix(manager, p) })
+}
+
+// steers reports whether the object in the cluster says so for a key.
+func (l Live) steers(key, value string) bool { return strings.EqualFold(l.Steering[key], value) }
+
+// alone reports whether the object asks to be left alone.
+func (l Live) alone() bool { return l.steers(keySSA, ssaIgnore) || l.steers(keyReconcile, disabled) }
 
 // digestFields does not depend on the order in which the fields were encoded.
 func digestFields(raw []byte) string {

@@ -16,6 +16,10 @@ import (
 	"k8s.io/client-go/dynamic"
 )
 
+// noVersion is a resource version that no object has: an apply that carries it
+// creates an object, or is refused because there is one.
+const noVersion = "1"
+
 func (e *Engine) applyObject(ctx context.Context, r Request, u *unstructured.Unstructured) result {
 	mapping, err := fit(r, u)
 	if err != nil {
@@ -27,9 +31,8 @@ func (e *Engine) applyObject(ctx context.Context, r Request, u *unstructured.Uns
 	}
 	ref := RefOf(u)
 	live, known := e.Watcher.Live(r.Tenant, ref)
-	api := resourceOf(r, mapping, u)
-	if skip, err := e.skips(ctx, api, u, live, known); skip || err != nil {
-		return result{action: Skipped, err: err}
+	if e.leaves(u, live) {
+		return result{action: Skipped, foreign: live.Owner != r.Owner}
 	}
 	was := e.Watcher.receipt(r.Owner, ref.ID)
 	if !r.Verify && known && was.holds(want, live) {
@@ -38,7 +41,52 @@ func (e *Engine) applyObject(ctx context.Context, r Request, u *unstructured.Uns
 	if fight := e.Watcher.mayCorrect(r.Owner, ref, was, want, live, known); fight != nil {
 		return result{action: Skipped, fight: fight}
 	}
-	return e.send(ctx, r, api, u, want)
+	s := sending{Request: r, api: resourceOf(r, mapping, u), u: u, want: want, was: live}
+	if !live.Exists && (known || was.want == "") {
+		return e.create(ctx, s)
+	}
+	return e.send(ctx, s)
+}
+
+// sending is an object on its way.
+type sending struct {
+	Request
+	api  dynamic.ResourceInterface
+	u    *unstructured.Unstructured
+	want string
+	// was is what is known of the object in the cluster; found is the object
+	// itself when it had to be read.
+	was   Live
+	found *unstructured.Unstructured
+}
+
+// create makes an object that is not known to exist. One that nevertheless
+// does is looked at first: it may ask to be left alone, or be somebody else's.
+func (e *Engine) create(ctx context.Context, s sending) result {
+	u := s.u.DeepCopy()
+	u.SetResourceVersion(noVersion)
+	got, err := e.patch(ctx, s.api, u)
+	if err == nil {
+		return e.settle(ctx, s, got, Created)
+	}
+	if !apierrors.IsConflict(err) {
+		return result{err: err}
+	}
+	s.found, err = s.api.Get(ctx, u.GetName(), metav1.GetOptions{})
+	if apierrors.IsNotFound(err) {
+		return e.send(ctx, s)
+	}
+	if err != nil {
+		return result{err: err}
+	}
+	s.was = e.Watcher.observed(s.Tenant, RefOf(u), s.found)
+	if e.leaves(u, s.was) {
+		return result{action: Skipped, foreign: s.was.Owner != s.Owner}
+	}
+	if other := s.was.Owner; other.Name != "" && other != s.Owner && e.Owned != nil && e.Owned(s.Owner, other) {
+		return result{err: fmt.Errorf("it belongs to %s of another namespace: remove it there first", other)}
+	}
+	return e.send(ctx, s)
 }
 
 func resourceOf(r Request, m *meta.RESTMapping, u *unstructured.Unstructured) dynamic.ResourceInterface {
@@ -48,62 +96,79 @@ func resourceOf(r Request, m *meta.RESTMapping, u *unstructured.Unstructured) dy
 	return r.Access.Dynamic.Resource(m.Resource).Namespace(u.GetNamespace())
 }
 
-// skips reports whether the object, as it should be or as it is, asks to be
+// leaves reports whether the object, as it should be or as it is, asks to be
 // left alone.
-func (e *Engine) skips(ctx context.Context, api dynamic.ResourceInterface, u *unstructured.Unstructured, live Live, known bool) (bool, error) {
+func (e *Engine) leaves(u *unstructured.Unstructured, live Live) bool {
 	if e.steers(u, keySSA, ssaIgnore) || e.steers(u, keyReconcile, disabled) {
-		return true, nil
+		return true
 	}
-	if known && live.Exists && (live.Steering[keySSA] == ssaIgnore || live.Steering[keyReconcile] == disabled) {
-		return true, nil
-	}
-	if !e.steers(u, keySSA, ssaIfNotPresent) {
-		return false, nil
-	}
-	if known {
-		return live.Exists, nil
-	}
-	_, err := api.Get(ctx, u.GetName(), metav1.GetOptions{})
-	if apierrors.IsNotFound(err) {
-		return false, nil
-	}
-	return err == nil, err
+	return live.Exists && (live.alone() || e.steers(u, keySSA, ssaIfNotPresent))
 }
 
 // send applies the object, recreating it when that is allowed and needed.
-func (e *Engine) send(ctx context.Context, r Request, api dynamic.ResourceInterface, u *unstructured.Unstructured, want string) result {
-	ref := RefOf(u)
-	before, known := e.Watcher.Live(r.Tenant, ref)
-	got, err := e.patch(ctx, api, u)
+func (e *Engine) send(ctx context.Context, s sending) result {
+	payload, err := e.payload(ctx, s)
+	if err != nil {
+		return result{err: err}
+	}
+	got, err := e.patch(ctx, s.api, payload)
 	action := Configured
-	if err != nil && e.mayRecreate(r, u, err) {
-		if err := e.remove(ctx, api, u); err != nil {
+	if err != nil && e.mayRecreate(s, err) {
+		if err := e.remove(ctx, s.api, s.u); err != nil {
 			return result{err: fmt.Errorf("recreate because of an immutable field: %w", err)}
 		}
-		if _, gone := api.Get(ctx, u.GetName(), metav1.GetOptions{}); !apierrors.IsNotFound(gone) {
+		if _, gone := s.api.Get(ctx, s.u.GetName(), metav1.GetOptions{}); !apierrors.IsNotFound(gone) {
 			return result{action: Recreated, pending: true}
 		}
-		got, err = e.patch(ctx, api, u)
+		got, err = e.patch(ctx, s.api, s.u)
 		action = Recreated
 	}
 	if err != nil {
 		return result{err: err}
 	}
-	if got, err = e.takeOver(ctx, api, u, got); err != nil {
+	if got, err = e.takeOver(ctx, s.api, s.u, got); err != nil {
 		return result{err: err}
 	}
-	live := e.Watcher.observed(r.Tenant, ref, got)
-	e.Watcher.setReceipt(r.Owner, ref.ID, receipt{want: want, fields: live.Fields, uid: live.UID, creates: e.steers(u, keySSA, ssaIfNotPresent)})
+	return e.settle(ctx, s, got, action)
+}
+
+// payload leaves out what others may change of an object that exists.
+func (e *Engine) payload(ctx context.Context, s sending) (*unstructured.Unstructured, error) {
+	paths := s.Ignore.of(s.u)
+	if len(paths) == 0 {
+		return s.u, nil
+	}
+	live := s.found
+	if live == nil {
+		var err error
+		live, err = s.api.Get(ctx, s.u.GetName(), metav1.GetOptions{})
+		if apierrors.IsNotFound(err) {
+			return s.u, nil
+		}
+		if err != nil {
+			return nil, err
+		}
+	}
+	return yield(s.u, live, paths, e.Manager)
+}
+
+// settle remembers how an object was left.
+func (e *Engine) settle(_ context.Context, s sending, got *unstructured.Unstructured, action Action) result {
+	ref := RefOf(s.u)
+	live := e.Watcher.observed(s.Tenant, ref, got)
+	e.Watcher.setReceipt(s.Owner, ref.ID, receipt{want: s.want, fields: live.Fields, uid: live.UID, creates: e.steers(s.u, keySSA, ssaIfNotPresent)})
 	switch {
-	case known && before.Exists && before.ResourceVersion == live.ResourceVersion:
+	case s.was.Exists && s.was.ResourceVersion == live.ResourceVersion:
 		action = Unchanged
-	case action == Configured && (!known || !before.Exists) && createdBy(got, e.Manager):
+		e.Watcher.spare(s.Owner, ref.ID)
+	case action == Configured && !s.was.Exists && createdBy(got, e.Manager):
 		action = Created
 	}
-	return result{action: action, pending: unserved(u, live) || live.Deleting}
+	return result{action: action, pending: unserved(s.u, live) || live.Deleting}
 }
 
 func (e *Engine) patch(ctx context.Context, api dynamic.ResourceInterface, u *unstructured.Unstructured) (*unstructured.Unstructured, error) {
+	e.fault("apply")
 	return api.Apply(ctx, u.GetName(), u, metav1.ApplyOptions{FieldManager: e.Manager, Force: true})
 }
 
@@ -114,17 +179,17 @@ func unserved(u *unstructured.Unstructured, live Live) bool {
 
 // mayRecreate asks for consent: of the Kustomization for most objects, of the
 // object itself for those whose deletion takes data with it.
-func (e *Engine) mayRecreate(r Request, u *unstructured.Unstructured, err error) bool {
+func (e *Engine) mayRecreate(s sending, err error) bool {
 	if !ssaerrors.IsImmutableError(err) {
 		return false
 	}
-	if e.steers(u, keyForce, enabled) {
+	if e.steers(s.u, keyForce, enabled) || s.was.steers(keyForce, enabled) {
 		return true
 	}
-	if !r.Force || e.steers(u, keyForce, disabled) {
+	if !s.Force || e.steers(s.u, keyForce, disabled) || s.was.steers(keyForce, disabled) {
 		return false
 	}
-	switch u.GetKind() {
+	switch s.u.GetKind() {
 	case "PersistentVolumeClaim", "PersistentVolume", "Namespace", "CustomResourceDefinition":
 		return false
 	}
@@ -143,7 +208,7 @@ func (e *Engine) remove(ctx context.Context, api dynamic.ResourceInterface, u *u
 // takeOver makes the fields that kubectl left behind ours, so that those which
 // the source does not have are removed. It costs nothing when there are none.
 func (e *Engine) takeOver(ctx context.Context, api dynamic.ResourceInterface, u, got *unstructured.Unstructured) (*unstructured.Unstructured, error) {
-	if e.steers(u, keySSA, ssaMerge) || got.GetAnnotations()[e.key(keySSA)] == ssaMerge {
+	if e.steers(u, keySSA, ssaMerge) || e.steers(got, keySSA, ssaMerge) {
 		return got, nil
 	}
 	managers := e.predecessors()
@@ -181,12 +246,12 @@ func toAny(patches []ssa.JSONPatch) []any {
 
 // predecessors are the managers whose fields become ours.
 func (e *Engine) predecessors() []ssa.FieldManager {
-	return []ssa.FieldManager{
-		{Name: "kubectl", OperationType: metav1.ManagedFieldsOperationApply},
-		{Name: "kubectl", OperationType: metav1.ManagedFieldsOperationUpdate},
-		{Name: "before-first-apply", OperationType: metav1.ManagedFieldsOperationUpdate},
-		{Name: e.Manager, OperationType: metav1.ManagedFieldsOperationUpdate, ExactMatch: true},
+	out := []ssa.FieldManager{{Name: e.Manager, OperationType: metav1.ManagedFieldsOperationUpdate, ExactMatch: true}}
+	for _, prefix := range e.Watcher.predecessors {
+		out = append(out, ssa.FieldManager{Name: prefix, OperationType: metav1.ManagedFieldsOperationUpdate},
+			ssa.FieldManager{Name: prefix, OperationType: metav1.ManagedFieldsOperationApply})
 	}
+	return out
 }
 
 // createdBy reports whether our only write of the object was its first.

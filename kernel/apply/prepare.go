@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"strings"
 
 	"github.com/fluxcd/pkg/ssa/normalize"
 	"github.com/fluxcd/pkg/ssa/utils"
@@ -33,6 +34,9 @@ const (
 	ssaMerge        = "Merge"
 	ssaIfNotPresent = "IfNotPresent"
 )
+
+// steering are the keys that an object in the cluster may carry too.
+func steering() []string { return []string{keySSA, keyPrune, keyReconcile, keyForce} }
 
 // prepare gives normalised copies with the labels of their owner.
 func (e *Engine) prepare(r Request) ([]*unstructured.Unstructured, error) {
@@ -70,7 +74,7 @@ func (e *Engine) setOwner(u *unstructured.Unstructured, owner types.NamespacedNa
 
 // steers reports whether an object says so for a key, as annotation or label.
 func (e *Engine) steers(u *unstructured.Unstructured, key, value string) bool {
-	return u.GetAnnotations()[e.key(key)] == value || u.GetLabels()[e.key(key)] == value
+	return strings.EqualFold(u.GetAnnotations()[e.key(key)], value) || strings.EqualFold(u.GetLabels()[e.key(key)], value)
 }
 
 // fit finds the resource of an object and corrects its namespace.
@@ -112,6 +116,6 @@ func Fit(t Tenant, objects []*unstructured.Unstructured) ([]Ref, error) {
 		}
 		refs = append(refs, RefOf(u))
 	}
-	sortRefs(refs)
+	Stages{}.sort(refs)
 	return refs, nil
 }

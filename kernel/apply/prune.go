@@ -27,12 +27,12 @@ type Pruned struct {
 // what they define.
 func (e *Engine) Prune(ctx context.Context, t Tenant, refs []Ref) (*Pruned, error) {
 	refs = slices.Clone(refs)
-	sortRefs(refs)
+	e.Stages.sort(refs)
 	slices.Reverse(refs)
 	out := &Pruned{}
 	for start := 0; start < len(refs); {
 		end := start + 1
-		for end < len(refs) && stageOf(refs[end].GroupKind.Kind) == stageOf(refs[start].GroupKind.Kind) {
+		for end < len(refs) && e.Stages.of(refs[end].GroupKind) == e.Stages.of(refs[start].GroupKind) {
 			end++
 		}
 		if failed := e.pruneStage(ctx, t, refs[start:end], out); len(failed) > 0 {
@@ -93,7 +93,7 @@ func (e *Engine) pruneObject(ctx context.Context, t Tenant, ref Ref) (Action, bo
 	if !live.Exists {
 		return "", false, nil
 	}
-	if live.Owner != t.Owner || live.Steering[keyPrune] == disabled || live.Steering[keyReconcile] == disabled {
+	if live.Owner != t.Owner || live.steers(keyPrune, disabled) || live.steers(keyReconcile, disabled) {
 		return Skipped, false, nil
 	}
 	if live.Deleting {
@@ -106,6 +106,7 @@ func (e *Engine) pruneObject(ctx context.Context, t Tenant, ref Ref) (Action, bo
 	u := &unstructured.Unstructured{}
 	u.SetNamespace(ref.Namespace)
 	background := metav1.DeletePropagationBackground
+	e.fault("prune")
 	err = resourceOf(Request{Tenant: t}, m, u).Delete(ctx, ref.Name, metav1.DeleteOptions{
 		PropagationPolicy: &background, Preconditions: &metav1.Preconditions{UID: &live.UID},
 	})

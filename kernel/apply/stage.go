@@ -1,21 +1,43 @@
 package apply
 
 import (
+	"fmt"
 	"slices"
 	"strings"
 
 	"github.com/fluxcd/pkg/ssa"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 )
 
-// stageCount is how many stages there are; see stageOf.
+// stageCount is how many stages there are; see Stages.of.
 const stageCount = 5
 
-// stageOf puts definitions (custom resources, namespaces, cluster roles) before
-// classes, those before what others run under or refer to, and webhooks last,
-// since they may stand in the way of everything else.
-func stageOf(kind string) int {
-	switch kind {
+// Stages knows kinds that are applied before the others. The zero value is the
+// usual order.
+type Stages map[schema.GroupKind]bool
+
+// ParseStages reads kinds, as group/Kind or Kind of the core group.
+func ParseStages(kinds []string) (Stages, error) {
+	out := Stages{}
+	for _, k := range kinds {
+		group, kind, ok := strings.Cut(strings.TrimSpace(k), "/")
+		if !ok {
+			group, kind = "", group
+		}
+		if kind == "" || strings.Contains(kind, "/") {
+			return nil, fmt.Errorf("%q is no kind: write group/Kind, or Kind for the core group", k)
+		}
+		out[schema.GroupKind{Group: group, Kind: kind}] = true
+	}
+	return out, nil
+}
+
+// of puts definitions (custom resources, namespaces, cluster roles) before
+// classes, those before custom kinds and what others run under or refer to, and
+// webhooks last, since they may stand in the way of everything else.
+func (s Stages) of(gk schema.GroupKind) int {
+	switch gk.Kind {
 	case "CustomResourceDefinition", "Namespace", "ClusterRole":
 		return 0
 	case "Role", "ServiceAccount", "ResourceQuota", "LimitRange":
@@ -23,17 +45,20 @@ func stageOf(kind string) int {
 	case "MutatingWebhookConfiguration", "ValidatingWebhookConfiguration":
 		return 4
 	}
-	if strings.HasSuffix(kind, "Class") {
+	switch {
+	case strings.HasSuffix(gk.Kind, "Class"):
 		return 1
+	case s[gk]:
+		return 2
 	}
 	return 3
 }
 
-// stages splits objects into the sets that are applied one after the other.
-func stages(objects []*unstructured.Unstructured) [][]*unstructured.Unstructured {
+// split gives the sets of objects that are applied one after the other.
+func (s Stages) split(objects []*unstructured.Unstructured) [][]*unstructured.Unstructured {
 	split := make([][]*unstructured.Unstructured, stageCount)
 	for _, u := range objects {
-		n := stageOf(u.GetKind())
+		n := s.of(u.GroupVersionKind().GroupKind())
 		split[n] = append(split[n], u)
 	}
 	var out [][]*unstructured.Unstructured
@@ -45,14 +70,17 @@ func stages(objects []*unstructured.Unstructured) [][]*unstructured.Unstructured
 	return out
 }
 
-// sortRefs puts references in the order in which objects are applied.
-func sortRefs(refs []Ref) {
-	order := func(r Ref) int { return slices.Index(ssa.ReconcileOrder.First, r.GroupKind.Kind) }
+// sort puts references in the order in which objects are applied.
+func (s Stages) sort(refs []Ref) {
+	rank := make(map[string]int, len(ssa.ReconcileOrder.First))
+	for i, kind := range ssa.ReconcileOrder.First {
+		rank[kind] = i - len(ssa.ReconcileOrder.First)
+	}
 	slices.SortStableFunc(refs, func(a, b Ref) int {
-		if d := stageOf(a.GroupKind.Kind) - stageOf(b.GroupKind.Kind); d != 0 {
+		if d := s.of(a.GroupKind) - s.of(b.GroupKind); d != 0 {
 			return d
 		}
-		if d := order(a) - order(b); d != 0 {
+		if d := rank[a.GroupKind.Kind] - rank[b.GroupKind.Kind]; d != 0 {
 			return d
 		}
 		return strings.Compare(a.String(), b.String())

@@ -21,8 +21,10 @@ import (
 // What it knows only saves requests: an empty Watcher is always right.
 type Watcher struct {
 	manager, group string
-	wake           func(types.NamespacedName)
-	now            func() time.Time
+	// predecessors are beginnings of the names of managers that are taken over.
+	predecessors []string
+	wake         func(types.NamespacedName)
+	now          func() time.Time
 
 	mu     sync.Mutex
 	base   context.Context
@@ -37,6 +39,7 @@ type tracked struct {
 	refs     map[ID]Ref // own objects, which carry the owner's labels
 	others   map[ID]Ref // objects that the owner waits for
 	judge    Judge
+	versions bool
 	scopes   map[scopeKey]bool
 	receipts map[ID]receipt
 	fights   map[ID]*corrections
@@ -65,9 +68,14 @@ func (r receipt) holds(want string, l Live) bool {
 func NewWatcher(manager, group string, wake func(types.NamespacedName)) *Watcher {
 	return &Watcher{
 		manager: manager, group: group, wake: wake, now: time.Now,
-		owners: map[types.NamespacedName]*tracked{}, scopes: map[scopeKey]*scope{}, narrow: map[family]bool{},
+		predecessors: []string{"kubectl", "before-first-apply"},
+		owners:       map[types.NamespacedName]*tracked{}, scopes: map[scopeKey]*scope{}, narrow: map[family]bool{},
 	}
 }
+
+// Override names further managers, by the beginning of their names, whose
+// fields are taken over. It is to be called before Start.
+func (w *Watcher) Override(managers ...string) { w.predecessors = append(w.predecessors, managers...) }
 
 // Start lets the watches run until the context ends.
 func (w *Watcher) Start(ctx context.Context) error {
@@ -87,6 +95,9 @@ type Interest struct {
 	// Objects carry the owner's labels; Others are looked up by name.
 	Objects, Others []Ref
 	Judge           Judge
+	// Versions wakes the owner at any change of Others, not only when their
+	// health changes.
+	Versions bool
 }
 
 // Track replaces what is watched for an owner.
@@ -101,7 +112,7 @@ func (w *Watcher) Track(i Interest) {
 	if t.tenant.Identity != i.Identity {
 		clear(t.receipts)
 	}
-	t.tenant, t.judge = i.Tenant, i.Judge
+	t.tenant, t.judge, t.versions = i.Tenant, i.Judge, i.Versions
 	t.refs, t.others = byID(i.Objects), byID(i.Others)
 	maps.DeleteFunc(t.receipts, func(id ID, _ receipt) bool { _, ok := t.refs[id]; return !ok })
 	maps.DeleteFunc(t.fights, func(id ID, _ *corrections) bool { _, ok := t.refs[id]; return !ok })
@@ -186,8 +197,18 @@ func (w *Watcher) Blind(owner types.NamespacedName) []Ref {
 			out = append(out, ref)
 		}
 	}
-	sortRefs(out)
+	Stages{}.sort(out)
 	return out
+}
+
+// Saw tells what a read of one of the Others gave, so that only what comes
+// later counts as a change.
+func (w *Watcher) Saw(t Tenant, ref Ref, o metav1.Object) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if s := w.scopes[namedKey(t, ref)]; s != nil && !olderThan(o.GetResourceVersion(), s.live[ref.ID].ResourceVersion) {
+		s.live[ref.ID] = w.liveOf(o, nil, nil)
+	}
 }
 
 // Live gives what is known of an object; known is false when it is not watched
@@ -199,11 +220,15 @@ func (w *Watcher) Live(t Tenant, ref Ref) (l Live, known bool) {
 	return l, s != nil && !s.blind && (s.synced || l.Exists)
 }
 
-// find prefers the watch by labels, and falls back to the one by name.
+// find prefers the watch by labels, and falls back to the one by name, which
+// sees objects without the labels too.
 func (w *Watcher) find(t Tenant, ref Ref) (Live, *scope) {
 	s := w.scopes[w.keyOf(t, ref)]
-	if s == nil {
-		s = w.scopes[namedKey(t, ref)]
+	if s != nil && s.live[ref.ID].Exists {
+		return s.live[ref.ID], s
+	}
+	if named := w.scopes[namedKey(t, ref)]; named != nil {
+		s = named
 	}
 	if s == nil {
 		return Live{}, nil
@@ -259,8 +284,8 @@ func (w *Watcher) Undisturbed(owner types.NamespacedName) bool {
 		if s == nil || !s.synced || s.blind {
 			return false
 		}
-		if l.Steering[keySSA] == ssaIgnore || l.Steering[keyReconcile] == disabled {
-			continue
+		if l.alone() || l.Exists && l.Owner != owner {
+			continue // not ours to mend
 		}
 		if r, ok := t.receipts[id]; !ok || !r.holds(r.want, l) {
 			return false
@@ -343,6 +368,10 @@ func (w *Watcher) matters(owner types.NamespacedName, id ID, old, l Live) bool {
 	if old.Health != l.Health || old.Exists != l.Exists || old.Deleting != l.Deleting || !maps.Equal(old.Steering, l.Steering) {
 		return true
 	}
-	r, ok := w.owners[owner].receipts[id]
+	t := w.owners[owner]
+	if _, other := t.others[id]; other && t.versions && old.ResourceVersion != l.ResourceVersion {
+		return true
+	}
+	r, ok := t.receipts[id]
 	return ok && !r.holds(r.want, l)
 }

@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"github.com/spf13/pflag"
+
+	"headwater.dev/kernel/tenant"
 )
 
 // Options of the process that runs the loops. Flags carry the names that users
@@ -40,6 +42,9 @@ type Options struct {
 
 	// DetectDrift has the drift of HelmReleases mended that say nothing of it.
 	DetectDrift bool
+	// VaultAddresses are the Vaults that an encrypted file may name; when empty,
+	// all that are not on the machine or its link.
+	VaultAddresses []string
 	// StrictSubstitution makes a variable that is not set and has no default an
 	// error of its Kustomization.
 	StrictSubstitution bool
@@ -50,6 +55,19 @@ type Options struct {
 
 	// EventsAddr is the notification controller's address; empty for none.
 	EventsAddr string
+
+	// KubeConfigs says what kubeconfigs of tenants may ask for.
+	KubeConfigs tenant.Policy
+	// OverrideManagers are field managers whose fields are taken over, beside
+	// kubectl's.
+	OverrideManagers []string
+	// ApplyStageKinds ("group/Kind", or "Kind" of the core group) are applied
+	// before the other objects of a Kustomization.
+	ApplyStageKinds []string
+
+	// Fault is called at named points of a reconcile. It has no flag: tests
+	// let the process die there.
+	Fault func(point string)
 }
 
 // BindFlags adds the options to a flag set.
@@ -70,12 +88,18 @@ func (o *Options) BindFlags(f *pflag.FlagSet) {
 	f.DurationVar(&o.MinRetryDelay, "min-retry-delay", 750*time.Millisecond, "First delay after a failure.")
 	f.DurationVar(&o.MaxRetryDelay, "max-retry-delay", 15*time.Minute, "Longest delay after failures.")
 	f.BoolVar(&o.DetectDrift, "detect-drift", false, "Mend the drift of HelmReleases that say nothing of drift.")
+	f.StringSliceVar(&o.VaultAddresses, "vault-addresses", nil, "Addresses of HashiCorp Vault that encrypted files may name; all but those of the machine itself when empty.")
 	f.BoolVar(&o.StrictSubstitution, "strict-substitution", false, "Refuse variables that are not set and have no default.")
 	f.StringVar(&o.StoragePath, "storage-path", env("STORAGE_PATH", filepath.Join(os.TempDir(), "headwater-storage")), "Directory of artifacts and repository mirrors.")
 	f.StringVar(&o.StorageAddr, "storage-addr", env("STORAGE_ADDR", ":9090"), "Address that artifacts are served on.")
 	f.StringVar(&o.StorageAdvAddr, "storage-adv-addr", env("STORAGE_ADV_ADDR", ""), "Host, or host:port, of artifact URLs.")
 	f.DurationVar(&o.ArtifactRetentionTTL, "artifact-retention-ttl", time.Minute, "How long a replaced artifact stays available.")
 	f.IntVar(&o.ArtifactRetentionRecords, "artifact-retention-records", 2, "How many artifacts of a source are kept at most.")
+	f.BoolVar(&o.KubeConfigs.Exec, "insecure-kubeconfig-exec", false, "Let kubeconfigs of tenants name commands that the controllers run.")
+	f.BoolVar(&o.KubeConfigs.InsecureTLS, "insecure-kubeconfig-tls", false, "Let kubeconfigs of tenants turn off the verification of the server.")
+	f.BoolVar(&o.KubeConfigs.Proxy, "kubeconfig-proxy", false, "Let kubeconfigs of tenants name a proxy.")
+	f.StringArrayVar(&o.OverrideManagers, "override-manager", nil, "Field manager, beside kubectl, that may not keep fields of applied objects; can be repeated.")
+	f.StringSliceVar(&o.ApplyStageKinds, "custom-apply-stage-kinds", nil, "Kinds, as group/Kind, that are applied after definitions and before all other objects.")
 	f.StringVar(&o.EventsAddr, "events-addr", "", "Address of the notification controller's event receiver.")
 }
 

@@ -11,6 +11,7 @@ import (
 	"fmt"
 	"net/http"
 	"sync"
+	"time"
 
 	"k8s.io/apimachinery/pkg/api/meta"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -31,6 +32,8 @@ var ErrNoIdentity = errors.New("no service account to act as: set spec.serviceAc
 type Identity struct {
 	Namespace      string
 	ServiceAccount string
+	// Cluster is the key of another cluster, empty for this process's own.
+	Cluster string
 }
 
 // Username is the user name of the service account.
@@ -55,14 +58,13 @@ type Access struct {
 
 // Clients makes an Access per identity and keeps it.
 type Clients struct {
-	config    *rest.Config
-	base      http.RoundTripper
-	scheme    *runtime.Scheme
-	mapper    meta.RESTMapper
-	discovery discovery.CachedDiscoveryInterface
+	home   cluster
+	scheme *runtime.Scheme
+	now    func() time.Time
 
-	mu   sync.Mutex
-	made map[Identity]*Access
+	mu      sync.Mutex
+	made    map[Identity]*Access
+	remotes map[string]*remote
 }
 
 // New returns Clients over the controller's own configuration.
@@ -78,16 +80,16 @@ func New(config *rest.Config, scheme *runtime.Scheme, mapper meta.RESTMapper) (*
 		return nil, fmt.Errorf("make discovery client: %w", err)
 	}
 	return &Clients{
-		config: config, base: base, scheme: scheme, mapper: mapper,
-		discovery: memory.NewMemCacheClient(d),
-		made:      map[Identity]*Access{},
+		home:   cluster{config: config, base: base, mapper: mapper, discovery: memory.NewMemCacheClient(d)},
+		scheme: scheme, now: time.Now,
+		made: map[Identity]*Access{}, remotes: map[string]*remote{},
 	}, nil
 }
 
 // As returns the access of a service account. An empty namespace or name is
 // ErrNoIdentity.
 func (c *Clients) As(id Identity) (*Access, error) {
-	if id.Namespace == "" || id.ServiceAccount == "" {
+	if id.Namespace == "" || id.ServiceAccount == "" || id.Cluster != "" {
 		return nil, ErrNoIdentity
 	}
 	return c.access(id)
@@ -103,7 +105,7 @@ func (c *Clients) access(id Identity) (*Access, error) {
 	if a, ok := c.made[id]; ok {
 		return a, nil
 	}
-	a, err := c.open(id)
+	a, err := c.open(c.home, id)
 	if err != nil {
 		return nil, err
 	}
@@ -111,23 +113,23 @@ func (c *Clients) access(id Identity) (*Access, error) {
 	return a, nil
 }
 
-func (c *Clients) open(id Identity) (*Access, error) {
-	config := rest.CopyConfig(c.config)
-	rt := c.base
-	if id != (Identity{}) {
+func (c *Clients) open(at cluster, id Identity) (*Access, error) {
+	config := rest.CopyConfig(at.config)
+	rt := at.base
+	if id.ServiceAccount != "" {
 		user := id.Username()
 		config.Impersonate = rest.ImpersonationConfig{UserName: user}
 		rt = transport.NewImpersonatingRoundTripper(transport.ImpersonationConfig{UserName: user}, rt)
 	}
-	a := &Access{Config: config, HTTP: &http.Client{Transport: rt}, Mapper: c.mapper, Discovery: c.discovery}
+	a := &Access{Config: config, HTTP: &http.Client{Transport: rt}, Mapper: at.mapper, Discovery: at.discovery}
 	var err error
-	if a.Client, err = client.New(c.config, client.Options{HTTPClient: a.HTTP, Scheme: c.scheme, Mapper: c.mapper}); err != nil {
+	if a.Client, err = client.New(at.config, client.Options{HTTPClient: a.HTTP, Scheme: c.scheme, Mapper: at.mapper}); err != nil {
 		return nil, fmt.Errorf("make client of %s: %w", id.Username(), err)
 	}
-	if a.Dynamic, err = dynamic.NewForConfigAndClient(c.config, a.HTTP); err != nil {
+	if a.Dynamic, err = dynamic.NewForConfigAndClient(at.config, a.HTTP); err != nil {
 		return nil, fmt.Errorf("make dynamic client of %s: %w", id.Username(), err)
 	}
-	if a.Metadata, err = metadata.NewForConfigAndClient(c.config, a.HTTP); err != nil {
+	if a.Metadata, err = metadata.NewForConfigAndClient(at.config, a.HTTP); err != nil {
 		return nil, fmt.Errorf("make metadata client of %s: %w", id.Username(), err)
 	}
 	return a, nil
