@@ -20,7 +20,7 @@ import (
 	kustomizev1 "github.com/fluxcd/kustomize-controller/api/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"sigs.k8s.io/kustomize/api/krusty"
-	"sigs.k8s.io/kustomize/api/resmap"
+	"sigs.k8s.io/kustomize/api/resource"
 	"sigs.k8s.io/kustomize/api/types"
 )
 
@@ -97,9 +97,9 @@ func Build(ctx context.Context, r Request) (*Result, error) {
 	return &Result{Objects: objects, Digest: digest, Read: fs.seen}, nil
 }
 
-// render runs kustomize, beside others when it can, alone when a kustomization
-// brings an OpenAPI schema of its own.
-func render(ctx context.Context, r Request) (resmap.ResMap, *sandbox, error) {
+// render runs kustomize, or what is the same where that is known: beside others
+// when it can, alone when a kustomization brings an OpenAPI schema of its own.
+func render(ctx context.Context, r Request) ([]*resource.Resource, *sandbox, error) {
 	fs, err := openSandbox(ctx, r)
 	if err != nil {
 		return nil, nil, err
@@ -109,13 +109,22 @@ func render(ctx context.Context, r Request) (resmap.ResMap, *sandbox, error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	if err := fs.overlay(dir, r.Spec); err != nil {
-		return nil, nil, fs.tidy(err)
-	}
-	var m resmap.ResMap
-	run := func() error {
-		var err error
-		m, err = kustomize(fs, dir)
+	var found []*resource.Resource
+	var k *types.Kustomization
+	run := func() (err error) {
+		if k == nil {
+			if k, err = fs.overlay(dir, r.Spec); err != nil {
+				return err
+			}
+		}
+		if flat, ok := fs.flat(dir, k); ok {
+			found = flat
+			return nil
+		}
+		if fs.refused != nil || fs.ownSchema != fs.alone {
+			return fs.refused
+		}
+		found, err = kustomize(fs, dir, k.SortOptions != nil)
 		return err
 	}
 	err = withSharedSchema(run)
@@ -126,22 +135,30 @@ func render(ctx context.Context, r Request) (resmap.ResMap, *sandbox, error) {
 	if err != nil {
 		return nil, nil, fs.tidy(err)
 	}
-	return m, fs, nil
+	return found, fs, nil
 }
 
 // kustomize builds one directory; it turns the panics that kustomize has for
 // some malformed objects into errors.
-func kustomize(fs *sandbox, dir string) (m resmap.ResMap, err error) {
+func kustomize(fs *sandbox, dir string, sorts bool) (found []*resource.Resource, err error) {
 	defer func() {
 		if p := recover(); p != nil {
-			m, err = nil, fmt.Errorf("kustomize cannot handle this input: %v", p)
+			found, err = nil, fmt.Errorf("kustomize cannot handle this input: %v", p)
 		}
 	}()
-	k := krusty.MakeKustomizer(&krusty.Options{
+	options := krusty.Options{
 		LoadRestrictions: types.LoadRestrictionsNone, // the sandbox restricts
 		PluginConfig:     types.DisabledPluginConfig(),
-	})
-	return k.Run(fs, dir)
+		Reorder:          krusty.ReorderOptionNone,
+	}
+	if sorts { // kustomize complains when both say something
+		options.Reorder = krusty.ReorderOptionUnspecified
+	}
+	m, err := krusty.MakeKustomizer(&options).Run(fs, dir)
+	if err != nil {
+		return nil, err
+	}
+	return m.Resources(), nil
 }
 
 // check finds what no API server would take, to say it before anything is

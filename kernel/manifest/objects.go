@@ -8,18 +8,18 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
-	"sigs.k8s.io/kustomize/api/resmap"
+	"sigs.k8s.io/kustomize/api/resource"
 )
 
 // toObjects does what comes after kustomize: decryption, substitution, checks
 // and the common metadata.
-func toObjects(ctx context.Context, m resmap.ResMap, r Request) ([]*unstructured.Unstructured, error) {
-	if m.Size() > r.Limits.Objects {
-		return nil, fmt.Errorf("the build gives %d objects, more than the limit of %d", m.Size(), r.Limits.Objects)
+func toObjects(ctx context.Context, found []*resource.Resource, r Request) ([]*unstructured.Unstructured, error) {
+	if len(found) > r.Limits.Objects {
+		return nil, fmt.Errorf("the build gives %d objects, more than the limit of %d", len(found), r.Limits.Objects)
 	}
-	objects := make([]*unstructured.Unstructured, 0, m.Size())
+	objects := make([]*unstructured.Unstructured, 0, len(found))
 	work := newWork(r.Limits)
-	for _, res := range m.Resources() {
+	for _, res := range found {
 		if err := ctx.Err(); err != nil {
 			return nil, fmt.Errorf("build interrupted: %w", err)
 		}

@@ -13,6 +13,7 @@ import (
 	fluxkustomize "github.com/fluxcd/pkg/apis/kustomize"
 	"sigs.k8s.io/kustomize/api/konfig"
 	"sigs.k8s.io/kustomize/api/provider"
+	"sigs.k8s.io/kustomize/api/resource"
 	"sigs.k8s.io/kustomize/api/types"
 	"sigs.k8s.io/yaml"
 )
@@ -36,13 +37,13 @@ func (s *sandbox) directory(specPath string) (string, error) {
 
 // overlay lays a kustomization file over dir: the one that is there, or one
 // made for the YAML files below, with what the Kustomization asks for on top.
-func (s *sandbox) overlay(dir string, spec *kustomizev1.KustomizationSpec) error {
+func (s *sandbox) overlay(dir string, spec *kustomizev1.KustomizationSpec) (*types.Kustomization, error) {
 	k, file, err := s.find(dir)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	if err := s.merge(k, dir, spec); err != nil {
-		return err
+		return nil, err
 	}
 	if reflect.DeepEqual(k, &types.Kustomization{TypeMeta: k.TypeMeta}) {
 		// kustomize refuses an empty file; an empty directory is a valid state
@@ -50,14 +51,14 @@ func (s *sandbox) overlay(dir string, spec *kustomizev1.KustomizationSpec) error
 	}
 	data, err := yaml.Marshal(k)
 	if err != nil {
-		return fmt.Errorf("write kustomization of %s: %w", dir, err)
+		return nil, fmt.Errorf("write kustomization of %s: %w", dir, err)
 	}
 	rel, err := s.rel(file)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	s.generated[rel] = data
-	return nil
+	return k, nil
 }
 
 func (s *sandbox) find(dir string) (*types.Kustomization, string, error) {
@@ -111,11 +112,7 @@ func (s *sandbox) scan(dir string) ([]string, error) {
 		if ext := path.Ext(p); ext != ".yaml" && ext != ".yml" {
 			return nil
 		}
-		data, err := s.ReadFile(p)
-		if err != nil {
-			return err
-		}
-		if err := decodable(local, data, factory.SliceFromBytes); err != nil {
+		if _, err := s.parse(p, factory); err != nil {
 			return err
 		}
 		found = append(found, local)
@@ -124,16 +121,27 @@ func (s *sandbox) scan(dir string) ([]string, error) {
 	return found, err
 }
 
-func decodable[R any](file string, data []byte, decode func([]byte) (R, error)) (err error) {
+// parse reads the objects of a file, once for a build.
+func (s *sandbox) parse(p string, factory *resource.Factory) (found []*resource.Resource, err error) {
+	if found, ok := s.parsed[p]; ok {
+		return found, nil
+	}
+	local := strings.TrimPrefix(p, mount+"/")
 	defer func() {
 		if p := recover(); p != nil {
-			err = fmt.Errorf("%s is no Kubernetes YAML: %v", file, p)
+			found, err = nil, fmt.Errorf("%s is no Kubernetes YAML: %v", local, p)
 		}
 	}()
-	if _, err := decode(data); err != nil {
-		return fmt.Errorf("failed to decode Kubernetes YAML from %s: %w", file, err)
+	data, err := s.ReadFile(p)
+	if err != nil {
+		return nil, err
 	}
-	return nil
+	found, err = factory.SliceFromBytes(data)
+	if err != nil {
+		return nil, fmt.Errorf("failed to decode Kubernetes YAML from %s: %w", local, err)
+	}
+	s.parsed[p] = found
+	return found, nil
 }
 
 func (s *sandbox) merge(k *types.Kustomization, dir string, spec *kustomizev1.KustomizationSpec) error {

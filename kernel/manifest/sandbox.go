@@ -11,6 +11,7 @@ import (
 	"sort"
 	"strings"
 
+	"sigs.k8s.io/kustomize/api/resource"
 	"sigs.k8s.io/kustomize/kyaml/filesys"
 )
 
@@ -39,6 +40,7 @@ type sandbox struct {
 	envs      map[string]bool   // paths of env files, as written in kustomizations
 	keys      Decrypter         // nil: nothing is decrypted
 	encrypted map[string]string // formats, by path, of files that may be encrypted
+	parsed    map[string][]*resource.Resource
 	seen      Record
 	reads     int
 	bytes     int64
@@ -58,7 +60,8 @@ func openSandbox(ctx context.Context, r Request) (*sandbox, error) {
 	return &sandbox{
 		ctx: ctx, root: root, realRoot: real, limits: r.Limits, remote: r.RemoteBases,
 		keys:      r.Decrypt,
-		generated: map[string][]byte{}, envs: map[string]bool{}, encrypted: map[string]string{}, seen: newRecord(),
+		generated: map[string][]byte{}, envs: map[string]bool{}, encrypted: map[string]string{},
+		parsed: map[string][]*resource.Resource{}, seen: newRecord(),
 	}, nil
 }
 
