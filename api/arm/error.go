@@ -32,6 +32,7 @@ const (
 	CodeOperationFailed      = "OperationFailed"
 	CodeAgentTimeout         = "AgentTimeout"
 	CodeResourceBeingDeleted = "ResourceBeingDeleted"
+	CodeGroupBeingDeleted    = "ResourceGroupBeingDeleted"
 	CodeNotSupported         = "OperationNotSupported"
 	CodeOperationNotFound    = "OperationNotFound"
 

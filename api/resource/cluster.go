@@ -1,6 +1,9 @@
 package resource
 
-import "time"
+import (
+	"encoding/json"
+	"time"
+)
 
 // Connectivity states of a connected cluster.
 const (
@@ -15,6 +18,10 @@ const (
 // connected.
 const OfflineAfter = 15 * time.Minute
 
+// ExpiredAfter is how long a cluster may be silent until its identity counts as
+// lapsed.
+const ExpiredAfter = 90 * 24 * time.Hour
+
 // ClusterProperties is what a user says of a connected or managed cluster.
 type ClusterProperties struct {
 	// AgentPublicKeyCertificate is the base64 of a PKCS#1 DER RSA public key.
@@ -25,6 +32,13 @@ type ClusterProperties struct {
 	Infrastructure            string `json:"infrastructure,omitempty"`
 	AzureHybridBenefit        string `json:"azureHybridBenefit,omitempty"`
 	PrivateLinkState          string `json:"privateLinkState,omitempty"`
+	PrivateLinkScopeID        string `json:"privateLinkScopeResourceId,omitempty"`
+	// The profiles are kept and echoed; the hub does nothing with them.
+	AADProfile        json.RawMessage `json:"aadProfile,omitempty"`
+	ArcAgentProfile   json.RawMessage `json:"arcAgentProfile,omitempty"`
+	SecurityProfile   json.RawMessage `json:"securityProfile,omitempty"`
+	OIDCIssuerProfile json.RawMessage `json:"oidcIssuerProfile,omitempty"`
+	Gateway           json.RawMessage `json:"gateway,omitempty"`
 	// KubernetesVersion is given for managed clusters only; a connected
 	// cluster's agent reports its own.
 	KubernetesVersion string `json:"kubernetesVersion,omitempty"`
@@ -46,10 +60,14 @@ func Connectivity(o ClusterObserved, now time.Time) string {
 	if o.LastConnectivityTime == nil {
 		return Connecting
 	}
-	if now.Sub(*o.LastConnectivityTime) > OfflineAfter {
+	switch silent := now.Sub(*o.LastConnectivityTime); {
+	case silent > ExpiredAfter:
+		return Expired
+	case silent > OfflineAfter:
 		return Offline
+	default:
+		return Connected
 	}
-	return Connected
 }
 
 // ResourceGroupProperties is empty: a group has tags and a location only.

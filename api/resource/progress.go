@@ -22,6 +22,10 @@ const AgentPatience = 48 * time.Hour
 // CodeAgentTimeout is the error code of a change that no agent took in time.
 const CodeAgentTimeout = "AgentTimeout"
 
+// CodeReconciliationTimeout is the error code of a change that the cluster took
+// and that did not come to rest in time.
+const CodeReconciliationTimeout = "ReconciliationTimeout"
+
 // Progress is what the state of a change is derived from: nothing about it is
 // stored, so any replica can answer and no crash can leave it half done.
 type Progress struct {
@@ -55,7 +59,7 @@ func (p Progress) State(now time.Time) (string, *ErrorDetail) {
 	}
 	if now.After(p.WaitUntil) {
 		return Failed, &ErrorDetail{
-			Code:    "ReconciliationTimeout",
+			Code:    CodeReconciliationTimeout,
 			Message: "the configuration was applied but did not become compliant within reconciliationWaitDuration; see statuses for the objects that are not ready",
 		}
 	}

@@ -48,7 +48,7 @@ func TestConnectivity(t *testing.T) {
 		return ClusterObserved{LastConnectivityTime: &v}
 	}
 	for want, o := range map[string]ClusterObserved{
-		Connecting: {}, Connected: at(OfflineAfter), Offline: at(OfflineAfter + 1),
+		Connecting: {}, Connected: at(OfflineAfter), Offline: at(OfflineAfter + 1), Expired: at(ExpiredAfter + 1),
 	} {
 		if got := Connectivity(o, now); got != want {
 			t.Errorf("got %s, want %s", got, want)

@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"reflect"
 	"slices"
+	"time"
 
 	"headwater.dev/api/arm"
 	"headwater.dev/api/resource"
@@ -30,8 +31,14 @@ type child[P any] struct {
 	read func(p *validate.Problems, name string, properties map[string]any, keys []string) P
 	// fixed checks that what can only be set once stays.
 	fixed func(p *validate.Problems, was, is P)
+	// check looks at a change as a whole; was is the zero value of something new.
+	// It may be nil.
+	check func(p *validate.Problems, was, is P)
 	// progress derives how far the newest change of a record is.
 	progress func(e entry[P]) (resource.Progress, error)
+	// reconciled reports whether the newest request to reconcile was handled, and
+	// until when that may take; nil where there are no such requests.
+	reconciled func(e entry[P]) (done bool, until time.Time, err error)
 	// render completes the properties with what only the server knows.
 	render func(c *call, v view[P]) error
 	// admit is asked before a new resource is made in a cluster.
@@ -150,6 +157,9 @@ func (h child[P]) write(c *call, patch bool) error {
 	if err != nil {
 		return err
 	}
+	if cluster.Deleting {
+		return clusterGoing(cluster.Name)
+	}
 	body, err := c.body()
 	if err != nil {
 		return err
@@ -246,6 +256,9 @@ func (h child[P]) wanted(c *call, w wish, was entry[P], p *validate.Problems) (r
 	if was.exists() {
 		h.fixed(p, was.Properties, d.Properties)
 	}
+	if h.check != nil {
+		h.check(p, was.Properties, d.Properties)
+	}
 	if h.typ == resource.TypeExtension {
 		h.envelope(c, w, p, &d)
 	}
@@ -323,6 +336,11 @@ func (h child[P]) commit(c *call, w wish, was entry[P], d resource.Desired[P]) (
 	now, err := save(c.ctx(), h.server.store, was, d)
 	if err != nil {
 		return was, err
+	}
+	if !was.exists() {
+		if err := c.confirm(w.cluster, now.record); err != nil {
+			return was, err
+		}
 	}
 	if w.given && len(w.secrets) == 0 && was.ProtectedVersion != "" {
 		// What was cleared, and no more: another request may have kept newer

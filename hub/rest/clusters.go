@@ -10,6 +10,7 @@ import (
 	"headwater.dev/api/arm"
 	"headwater.dev/api/resource"
 	"headwater.dev/api/resource/validate"
+	"headwater.dev/api/resource/versions"
 	"headwater.dev/hub/store"
 )
 
@@ -43,16 +44,10 @@ func (h clusters) render(c *call, e clusterEntry) (map[string]any, error) {
 	if err != nil {
 		return nil, err
 	}
-	either := func(key, asked, seen string) {
-		props[key] = asked
-		if seen != "" && (asked == "" || asked == "auto") {
-			props[key] = seen
-		}
-	}
-	either("distribution", e.Properties.Distribution, o.Distribution)
-	either("infrastructure", e.Properties.Infrastructure, o.Infrastructure)
-	either("kubernetesVersion", e.Properties.KubernetesVersion, o.KubernetesVersion)
-	props["provisioningState"] = resource.Succeeded
+	props["distribution"] = shown(e.Properties.Distribution, o.Distribution)
+	props["infrastructure"] = shown(e.Properties.Infrastructure, o.Infrastructure)
+	props["kubernetesVersion"] = shown(e.Properties.KubernetesVersion, o.KubernetesVersion)
+	props["provisioningState"] = map[bool]string{true: resource.Deleting, false: resource.Succeeded}[e.Deleting]
 	props["totalNodeCount"], props["totalCoreCount"], props["agentVersion"] = o.TotalNodeCount, o.TotalCoreCount, o.AgentVersion
 	props["connectivityStatus"] = resource.Connectivity(o, c.now)
 	props["lastConnectivityTime"] = o.LastConnectivityTime
@@ -60,9 +55,48 @@ func (h clusters) render(c *call, e clusterEntry) (map[string]any, error) {
 		props["powerState"] = map[string]string{"code": "Running"}
 		props["nodeResourceGroup"] = "MC_" + e.Name
 	}
+	props["offering"], props["managedIdentityCertificateExpirationTime"], props["miscellaneousProperties"] = nil, nil, map[string]string{}
+	versions.Project(h.typ, c.version, props)
 	m := tracked(e)
 	m["properties"], m["systemData"] = props, e.SystemData
 	return m, nil
+}
+
+// shown is what a client sees of something that the user may say and the agent
+// finds out.
+func shown(asked, seen string) string {
+	if seen != "" && (asked == "" || asked == "auto") {
+		return seen
+	}
+	return asked
+}
+
+// keepFound leaves to the agent what the user sends back as it was shown.
+func keepFound(was clusterEntry, asked *resource.ClusterProperties) error {
+	var o resource.ClusterObserved
+	if err := observed(was.record, &o); err != nil {
+		return err
+	}
+	for _, f := range []struct {
+		asked     *string
+		was, seen string
+	}{
+		{&asked.Distribution, was.Properties.Distribution, o.Distribution},
+		{&asked.Infrastructure, was.Properties.Infrastructure, o.Infrastructure},
+		{&asked.KubernetesVersion, was.Properties.KubernetesVersion, o.KubernetesVersion},
+	} {
+		if *f.asked == shown(f.was, f.seen) {
+			*f.asked = f.was
+		}
+	}
+	return nil
+}
+
+// sameProperties compares as clients see it.
+func sameProperties(a, b resource.ClusterProperties) bool {
+	x, errX := json.Marshal(a)
+	y, errY := json.Marshal(b)
+	return errX == nil && errY == nil && string(x) == string(y)
 }
 
 func (h clusters) list(c *call) error {
@@ -115,8 +149,12 @@ func (h clusters) answer(c *call, status int, e clusterEntry) error {
 }
 
 func (h clusters) put(c *call) error {
-	if _, err := c.loadGroup(); err != nil {
+	group, err := c.loadGroup()
+	if err != nil {
 		return err
+	}
+	if group.Deleting {
+		return groupGoing(group.Name)
 	}
 	body, err := c.body()
 	if err != nil {
@@ -129,6 +167,9 @@ func (h clusters) put(c *call) error {
 	var p validate.Problems
 	location, _ := body["location"].(string)
 	validate.Location(&p, location)
+	if err := h.carry(c, sent); err != nil {
+		return err
+	}
 	asked := resource.Desired[resource.ClusterProperties]{
 		ID: c.id.String(), Name: c.id.Name(), Type: h.typ, Location: location, Tags: validate.Tags(&p, body["tags"]),
 		Identity:   h.identity(c, &p, body["identity"]),
@@ -137,7 +178,23 @@ func (h clusters) put(c *call) error {
 	if err := p.Err(); err != nil {
 		return err
 	}
-	return retry(func() error { return h.replace(c, asked) })
+	return retry(func() error { return h.replace(c, group, asked) })
+}
+
+// carry takes over what the client's version cannot say.
+func (h clusters) carry(c *call, sent map[string]any) error {
+	was, err := load[resource.ClusterProperties](c.ctx(), c.server.store, c.id.Key())
+	if err != nil {
+		return err
+	}
+	var stored map[string]any
+	if was.exists() {
+		if stored, err = toMap(was.Properties); err != nil {
+			return err
+		}
+	}
+	versions.Carry(h.typ, c.version, sent, stored)
+	return nil
 }
 
 // identity reads the managed identity that is asked for. Its ids are the hub's.
@@ -155,7 +212,7 @@ func (h clusters) identity(c *call, p *validate.Problems, v any) *resource.Ident
 	return &i
 }
 
-func (h clusters) replace(c *call, asked resource.Desired[resource.ClusterProperties]) error {
+func (h clusters) replace(c *call, group groupEntry, asked resource.Desired[resource.ClusterProperties]) error {
 	was, err := load[resource.ClusterProperties](c.ctx(), c.server.store, c.id.Key())
 	if err != nil {
 		return err
@@ -164,27 +221,38 @@ func (h clusters) replace(c *call, asked resource.Desired[resource.ClusterProper
 	asked.SystemData = c.created()
 	if was.exists() {
 		status = http.StatusOK
+		if was.Deleting {
+			return clusterGoing(was.Name)
+		}
 		if arm.Fold(was.Location) != arm.Fold(asked.Location) {
 			return arm.Errorf(arm.CodeLocationChanged, "The cluster '%s' is in location '%s' and cannot move to '%s'.",
 				was.Name, was.Location, asked.Location)
 		}
 		asked.ID, asked.Name, asked.Location = was.ID, was.Name, was.Location
 		asked.SystemData = c.modified(was.SystemData)
-		if reflect.DeepEqual(asked.Properties, was.Properties) && reflect.DeepEqual(tagsOf(asked.Tags), tagsOf(was.Tags)) &&
+		if err := keepFound(was, &asked.Properties); err != nil {
+			return err
+		}
+		if sameProperties(asked.Properties, was.Properties) && reflect.DeepEqual(tagsOf(asked.Tags), tagsOf(was.Tags)) &&
 			reflect.DeepEqual(asked.Identity, was.Identity) {
 			return h.answer(c, status, was)
 		}
 	}
-	return h.store(c, was, asked, status)
-}
-
-func (h clusters) store(c *call, was clusterEntry, d resource.Desired[resource.ClusterProperties], status int) error {
-	d.UpdatedAt, d.CorrelationID = c.now, c.correlation()
-	now, err := save(c.ctx(), c.server.store, was, d)
+	now, err := h.store(c, was, asked)
 	if err != nil {
 		return err
 	}
+	if !was.exists() {
+		if err := c.confirmGroup(group, now.record); err != nil {
+			return err
+		}
+	}
 	return h.answer(c, status, now)
+}
+
+func (h clusters) store(c *call, was clusterEntry, d resource.Desired[resource.ClusterProperties]) (clusterEntry, error) {
+	d.UpdatedAt, d.CorrelationID = c.now, c.correlation()
+	return save(c.ctx(), c.server.store, was, d)
 }
 
 // patch changes tags and what a cluster says of itself; nothing else can be
@@ -222,22 +290,40 @@ func (h clusters) patch(c *call) error {
 			return err
 		}
 		d.SystemData = c.modified(d.SystemData)
-		return h.store(c, was, d, http.StatusOK)
+		now, err := h.store(c, was, d)
+		if err != nil {
+			return err
+		}
+		return h.answer(c, http.StatusOK, now)
 	})
 }
 
 // delete removes the record of a cluster with its extensions and
 // configurations; its agent is no longer let in. Nothing in the cluster changes.
 func (h clusters) delete(c *call) error {
-	e, err := load[resource.ClusterProperties](c.ctx(), c.server.store, c.id.Key())
-	if err != nil {
+	var e clusterEntry
+	err := retry(func() (err error) {
+		if e, err = load[resource.ClusterProperties](c.ctx(), c.server.store, c.id.Key()); err != nil || !e.exists() || e.Deleting {
+			return err
+		}
+		d := e.Desired
+		d.Deleting, d.SystemData = true, c.modified(d.SystemData)
+		e, err = h.store(c, e, d)
 		return err
-	}
-	if err := c.server.deleteTree(c, c.id.Key()); err != nil {
+	})
+	if err != nil {
 		return err
 	}
 	if !e.exists() {
 		return c.empty(http.StatusNoContent)
 	}
+	if err := c.server.dissolve(c.ctx(), e.record); err != nil {
+		return err
+	}
 	return c.empty(http.StatusOK)
+}
+
+// clusterGoing refuses what would add to a cluster that is being deleted.
+func clusterGoing(name string) error {
+	return arm.Errorf(arm.CodeResourceBeingDeleted, "The cluster '%s' is being deleted: wait until it is gone, then create it again.", name)
 }

@@ -1,14 +1,11 @@
 package rest
 
 import (
-	"net/http"
-	"strings"
 	"time"
 
 	"headwater.dev/api/arm"
 	"headwater.dev/api/resource"
 	"headwater.dev/api/resource/validate"
-	"headwater.dev/hub/store"
 )
 
 // defaultWait bounds waitForReconciliation without reconciliationWaitDuration.
@@ -28,7 +25,7 @@ func (s *Server) configurations() child[fluxProperties] {
 				p.Add("properties.namespace", "is %q and cannot change: delete the configuration and create it again", was.Namespace)
 			}
 		},
-		progress: fluxProgress, render: renderConfiguration,
+		progress: fluxProgress, reconciled: reconciled, render: renderConfiguration,
 		admit:   s.installFlux,
 		release: func(*call, clusterEntry, string) error { return nil },
 	}
@@ -146,25 +143,10 @@ func compliance(e entry[fluxProperties], o resource.FluxConfigurationObserved, c
 // a cluster, because it is what carries configurations out.
 func (s *Server) installFlux(c *call, cluster clusterEntry, _ string) error {
 	h := s.extensions()
-	found := false
-	_, err := store.Each(c.ctx(), s.store, h.prefix(cluster.record.Key), func(r store.Record) error {
-		if !below(h.prefix(cluster.record.Key), r.Key) {
-			return nil
-		}
-		e, err := read[resource.ExtensionProperties](r)
-		if err != nil {
-			return err
-		}
-		if !strings.EqualFold(e.Properties.ExtensionType, resource.ExtensionFlux) {
-			return nil
-		}
-		found = true
-		if e.Deleting {
-			return arm.Errorf(arm.CodeConflict, "The extension '%s' of the cluster is being deleted: wait until it is gone, then try again.", e.Name)
-		}
-		return nil
-	})
-	if err != nil || found {
+	if name, err := s.fluxOf(c, cluster); err != nil || name != "" {
+		return err
+	}
+	if err := s.noSourcesV1(c, cluster); err != nil {
 		return err
 	}
 	var p validate.Problems
@@ -183,39 +165,9 @@ func (s *Server) installFlux(c *call, cluster clusterEntry, _ string) error {
 	if d.OperationID, err = c.begin(d.ID, resource.VerbCreate, 1); err != nil {
 		return err
 	}
-	_, err = save(c.ctx(), s.store, entry[resource.ExtensionProperties]{}, d)
-	return err
-}
-
-// The first generation of source configurations (Flux v1) has ended: there are
-// none, and clients that look for them find an empty list.
-
-func (s *Server) listSourceV1(c *call) error {
-	if _, err := c.loadCluster(); err != nil {
+	made, err := save(c.ctx(), s.store, entry[resource.ExtensionProperties]{}, d)
+	if err != nil {
 		return err
 	}
-	return c.reply(http.StatusOK, arm.Page[map[string]any]{Value: []map[string]any{}})
-}
-
-func (s *Server) getSourceV1(c *call) error {
-	if _, err := c.loadCluster(); err != nil {
-		return err
-	}
-	return notFound(c.id)
-}
-
-func (s *Server) putSourceV1(c *call) error {
-	if _, err := c.loadCluster(); err != nil {
-		return err
-	}
-	return arm.Errorf(arm.CodeNotSupported, "sourceControlConfigurations (Flux v1) can no longer be created. Create a fluxConfiguration instead: "+
-		"PUT %s/providers/Microsoft.KubernetesConfiguration/fluxConfigurations/%s, or `headwater k8s-configuration flux create`.",
-		c.id.Parent().String(), c.id.Name())
-}
-
-func (s *Server) deleteSourceV1(c *call) error {
-	if _, err := c.loadCluster(); err != nil {
-		return err
-	}
-	return c.empty(http.StatusNoContent)
+	return c.confirm(cluster, made.record)
 }

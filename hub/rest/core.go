@@ -96,29 +96,80 @@ func (s *Server) listLocations(c *call) error {
 	return c.reply(200, arm.Page[map[string]any]{Value: value})
 }
 
-// listResources lists the tracked resources of a subscription or group. The
-// filter "resourceType eq '…'" is understood, others are refused.
+// listResources lists the tracked resources of a subscription or group that a
+// $filter selects; $expand shows the time of creation and of the last change.
 func (s *Server) listResources(c *call) error {
-	types := []string{arm.Fold(resource.TypeConnectedCluster), arm.Fold(resource.TypeManagedCluster)}
-	if filter := c.r.URL.Query().Get("$filter"); filter != "" {
-		name, value, ok := strings.Cut(filter, " eq ")
-		if !ok || !strings.EqualFold(strings.TrimSpace(name), "resourceType") {
-			return arm.Errorf(arm.CodeInvalidParameter, "The $filter is not supported: use resourceType eq 'Namespace/type'.")
-		}
-		types = []string{arm.Fold(strings.Trim(strings.TrimSpace(value), "'"))}
+	selects, err := c.selection()
+	if err != nil {
+		return err
 	}
+	expand := arm.Fold(c.query("$expand"))
 	return c.page(listing{
 		prefix: c.id.Key() + "/",
 		match: func(key string) bool {
 			typ := typeOfKey(key)
-			return slices.Contains(types, typ) && isCluster(typ) && c.visible(typ, key)
+			return isCluster(typ) && c.visible(typ, key)
 		},
 		render: func(r store.Record) (map[string]any, error) {
 			e, err := read[resource.ClusterProperties](r)
 			if err != nil {
 				return nil, err
 			}
-			return tracked(e), nil
+			if !selects(e.Type, e.Name, e.Location, e.ID, e.Tags) {
+				return nil, nil
+			}
+			m := tracked(e)
+			for name, value := range map[string]any{"createdTime": e.SystemData.CreatedAt, "changedTime": e.SystemData.LastModifiedAt,
+				"provisioningState": map[bool]string{true: resource.Deleting, false: resource.Succeeded}[e.Deleting]} {
+				if strings.Contains(expand, arm.Fold(name)) {
+					m[name] = value
+				}
+			}
+			return m, nil
 		},
 	})
+}
+
+// selection reads $filter. What it returns reports whether a resource is meant.
+// Terms about tags are about one and the same tag. A term that is not understood
+// is an error that names those that are.
+func (c *call) selection() (func(typ, name, location, id string, tags map[string]string) bool, error) {
+	terms, err := arm.ParseFilter(c.query("$filter"))
+	if err != nil {
+		return nil, arm.Errorf(arm.CodeInvalidParameter, "The $filter cannot be read: %v.", err)
+	}
+	var tag []arm.Term
+	for _, t := range terms {
+		known := slices.Contains([]string{"resourcetype", "name", "location", "resourcegroup"}, arm.Fold(t.Name)) && (t.Op == "eq" || t.Op == "ne")
+		switch {
+		case t.Is("tagName", "eq") || t.Is("tagValue", "eq"):
+			tag = append(tag, t)
+		case !known:
+			return nil, arm.Errorf(arm.CodeInvalidParameter, "The $filter is not supported: compare resourceType, name, location or resourceGroup with eq or ne, "+
+				"or tagName and tagValue with eq, and join them with and.")
+		}
+	}
+	return func(typ, name, location, id string, tags map[string]string) bool {
+		parsed, _ := arm.ParseID(id) // ids of records are ids
+		have := map[string]string{"resourcetype": typ, "name": name, "location": location, "resourcegroup": parsed.ResourceGroup()}
+		for _, t := range terms {
+			if of, ok := have[arm.Fold(t.Name)]; ok && strings.EqualFold(of, t.Value) != (t.Op == "eq") {
+				return false
+			}
+		}
+		return len(tag) == 0 || anyTag(tags, tag)
+	}, nil
+}
+
+// anyTag reports whether there is a tag for which all terms hold.
+func anyTag(tags map[string]string, terms []arm.Term) bool {
+	for k, v := range tags {
+		holds := func(t arm.Term) bool {
+			return strings.EqualFold(t.Name, "tagName") && strings.EqualFold(k, t.Value) || strings.EqualFold(t.Name, "tagValue") && v == t.Value
+		}
+		if !slices.ContainsFunc(terms, func(t arm.Term) bool { return !holds(t) }) {
+			return true
+		}
+	}
+	return false
 }

@@ -1,7 +1,6 @@
 package rest
 
 import (
-	"net/http"
 	"strings"
 
 	"headwater.dev/api/arm"
@@ -24,6 +23,7 @@ func (s *Server) extensions() child[extensionProperties] {
 				p.Add("properties.extensionType", "is %q and cannot change: delete the extension and create it again", was.ExtensionType)
 			}
 		},
+		check:    s.supported,
 		progress: extensionProgress, render: renderExtension,
 		admit: s.onlyOne, release: s.noConfigurations,
 	}
@@ -40,13 +40,17 @@ func extensionProgress(e entry[extensionProperties]) (resource.Progress, error) 
 
 // renderExtension adds what the agent reported and the nulls that clients of
 // Azure know.
-func renderExtension(_ *call, v view[extensionProperties]) error {
+func renderExtension(c *call, v view[extensionProperties]) error {
 	var o resource.ExtensionObserved
 	if err := observed(v.record, &o); err != nil {
 		return err
 	}
 	if o.Statuses == nil {
 		o.Statuses = []resource.ExtensionStatus{}
+	}
+	if ok, oldest := c.server.releases.Supported(o.CurrentVersion); !ok {
+		o.Statuses = append(o.Statuses, resource.ExtensionStatus{Code: "VersionNotSupported", DisplayStatus: "Version is no longer supported", Level: "Warning",
+			Message: "version " + o.CurrentVersion + " is older than the newest minor version and the two before it: upgrade the cluster's agent to " + oldest + " or later"})
 	}
 	props := v.properties
 	props["statuses"] = o.Statuses
@@ -72,6 +76,9 @@ func renderExtension(_ *call, v view[extensionProperties]) error {
 
 // onlyOne refuses a second instance of an extension that is installed once.
 func (s *Server) onlyOne(c *call, cluster clusterEntry, name string) error {
+	if err := s.noSourcesV1(c, cluster); err != nil {
+		return err
+	}
 	prefix := s.extensions().prefix(cluster.record.Key)
 	_, err := store.Each(c.ctx(), s.store, prefix, func(r store.Record) error {
 		if !below(prefix, r.Key) {
@@ -108,45 +115,4 @@ func (s *Server) noConfigurations(c *call, cluster clusterEntry, name string) er
 	}
 	return arm.Errorf(arm.CodeConflict, "The extension '%s' still carries the fluxConfigurations %s: delete them first, and wait until they are gone.",
 		name, strings.Join(names, ", "))
-}
-
-// extensionType is the one entry of the catalogue.
-func extensionType(base string) map[string]any {
-	return map[string]any{
-		"id": base + "/" + resource.ExtensionFlux, "name": resource.ExtensionFlux, "type": typeCatalogue,
-		"properties": map[string]any{
-			"isSystemExtension": false, "isManagedIdentityRequired": false, "publisher": "Headwater",
-			"description":           "GitOps with Flux: sources, Kustomizations and Helm releases from Git, buckets and registries.",
-			"supportedClusterTypes": []string{"connectedClusters", "managedClusters"},
-			"supportedScopes": map[string]any{"defaultScope": "cluster", "clusterScopeSettings": map[string]any{
-				"properties": map[string]any{"allowMultipleInstances": false, "defaultReleaseNamespace": validate.FluxNamespace}}},
-		},
-	}
-}
-
-func (c *call) catalogue() (string, error) {
-	if location := c.r.PathValue("location"); location != "" {
-		return c.id.String() + "/providers/Microsoft.KubernetesConfiguration/locations/" + location + "/extensionTypes", nil
-	}
-	cluster, err := c.loadCluster()
-	return cluster.ID + "/providers/" + typeCatalogue, err
-}
-
-func (s *Server) listExtensionTypes(c *call) error {
-	base, err := c.catalogue()
-	if err != nil {
-		return err
-	}
-	return c.reply(http.StatusOK, arm.Page[map[string]any]{Value: []map[string]any{extensionType(base)}})
-}
-
-func (s *Server) getExtensionType(c *call) error {
-	base, err := c.catalogue()
-	if err != nil {
-		return err
-	}
-	if name := c.r.PathValue("type"); !strings.EqualFold(name, resource.ExtensionFlux) {
-		return arm.Errorf(arm.CodeNotFound, "The extension type '%s' was not found; this hub offers %s.", name, resource.ExtensionFlux)
-	}
-	return c.reply(http.StatusOK, extensionType(base))
 }

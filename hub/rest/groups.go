@@ -1,8 +1,12 @@
 package rest
 
 import (
+	"context"
+	"encoding/base64"
 	"net/http"
 	"reflect"
+	"strings"
+	"time"
 
 	"headwater.dev/api/arm"
 	"headwater.dev/api/resource"
@@ -15,7 +19,12 @@ type groupEntry = entry[resource.ResourceGroupProperties]
 // group is a resource group as clients see it.
 func group(e groupEntry) map[string]any {
 	return map[string]any{"id": e.ID, "name": e.Name, "type": e.Type, "location": e.Location, "tags": tagsOf(e.Tags),
-		"properties": map[string]any{"provisioningState": resource.Succeeded}}
+		"properties": map[string]any{"provisioningState": map[bool]string{true: resource.Deleting, false: resource.Succeeded}[e.Deleting]}}
+}
+
+// groupGoing refuses what would add to a group that is being deleted.
+func groupGoing(name string) error {
+	return arm.Errorf(arm.CodeGroupBeingDeleted, "The resource group '%s' is being deleted: wait until it is gone, then create it again.", name)
 }
 
 func tagsOf(tags map[string]string) map[string]string {
@@ -27,6 +36,10 @@ func tagsOf(tags map[string]string) map[string]string {
 
 func (s *Server) listGroups(c *call) error {
 	prefix := c.id.Key() + "/resourcegroups/"
+	selects, err := c.selection()
+	if err != nil {
+		return err
+	}
 	return c.page(listing{
 		prefix: prefix,
 		match: func(key string) bool {
@@ -34,7 +47,10 @@ func (s *Server) listGroups(c *call) error {
 		},
 		render: func(r store.Record) (map[string]any, error) {
 			e, err := read[resource.ResourceGroupProperties](r)
-			return group(e), err
+			if err != nil || !selects(e.Type, e.Name, e.Location, e.ID, e.Tags) {
+				return nil, err
+			}
+			return group(e), nil
 		},
 	})
 }
@@ -97,6 +113,8 @@ func (s *Server) putGroup(c *call) error {
 			status = http.StatusCreated
 			d = resource.Desired[resource.ResourceGroupProperties]{ID: c.id.String(), Name: c.id.Name(),
 				Type: resource.TypeResourceGroup, Location: location, SystemData: c.created()}
+		case d.Deleting:
+			return groupGoing(d.Name)
 		case arm.Fold(d.Location) != arm.Fold(location):
 			return arm.Errorf(arm.CodeLocationChanged, "The resource group '%s' is in location '%s' and cannot move to '%s'.", d.Name, d.Location, location)
 		case reflect.DeepEqual(tagsOf(d.Tags), tagsOf(tags)):
@@ -137,27 +155,94 @@ func (s *Server) patchGroup(c *call) error {
 	})
 }
 
-// deleteGroup removes the group and everything in it: first what it holds, then
-// the group, then what was made in between. Cut off at any point it can be
-// repeated. Agents of its clusters are no longer let in; what they installed
-// stays in the clusters.
-func (s *Server) deleteGroup(c *call) error {
-	e, err := c.loadGroup()
+// confirmGroup looks, after a cluster was made, whether its group is still the
+// one that the request began with, and takes the cluster back otherwise: what
+// the deletion of the group removed may not have had it yet.
+func (c *call) confirmGroup(parent groupEntry, made store.Record) error {
+	now, err := load[resource.ResourceGroupProperties](c.ctx(), c.server.store, parent.record.Key)
 	if err != nil {
 		return err
 	}
-	if err := s.deleteTree(c, e.record.Key); err != nil {
+	if now.exists() && !now.Deleting && now.SystemData.CreatedAt.Equal(parent.SystemData.CreatedAt) {
+		return nil
+	}
+	if err := c.takeBack(made); err != nil {
 		return err
 	}
-	return c.empty(http.StatusOK)
+	if now.exists() && now.Deleting {
+		return groupGoing(now.Name)
+	}
+	return groupNotFound(parent.Name)
 }
 
-func (s *Server) deleteTree(c *call, key string) error {
-	if err := s.sweep(c.ctx(), key); err != nil {
+// deleteGroup removes the group and everything in it: it marks the group, which
+// lets nothing new in, and dissolves it. That goes on when the client does not wait, and any replica that is
+// asked how far it is goes on with it, so that no crash leaves it half done.
+// Agents of its clusters are no longer let in; what they installed stays in the
+// clusters.
+func (s *Server) deleteGroup(c *call) error {
+	var e groupEntry
+	err := retry(func() (err error) {
+		if e, err = c.loadGroup(); err != nil || e.Deleting {
+			return err
+		}
+		d := e.Desired
+		d.Deleting, d.UpdatedAt, d.CorrelationID, d.SystemData = true, c.now, c.correlation(), c.modified(d.SystemData)
+		e, err = save(c.ctx(), s.store, e, d)
+		return err
+	})
+	if err != nil {
 		return err
 	}
-	if err := s.remove(c.ctx(), key); err != nil {
+	return s.endGroup(c, e)
+}
+
+// deletePatience is how long a request waits for a deletion that goes on.
+const deletePatience = 2 * time.Second
+
+// endGroup goes on with the deletion of a group, and answers 200 when it ends
+// soon, else 202 with the place to ask.
+func (s *Server) endGroup(c *call, e groupEntry) error {
+	done := make(chan error, 1)
+	go func() {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(c.ctx()), 10*time.Minute)
+		defer cancel()
+		err := s.dissolve(ctx, e.record)
+		if err != nil {
+			s.log.Error("deletion of a resource group was cut off; it goes on when it is asked for", "group", e.record.Key, "error", err)
+		}
+		done <- err
+	}()
+	select {
+	case err := <-done:
+		if err != nil {
+			return err
+		}
+		return c.empty(http.StatusOK)
+	case <-time.After(s.deletePatience):
+	}
+	token := base64.RawURLEncoding.EncodeToString([]byte(e.Name + "\x00" + e.SystemData.CreatedAt.Format(time.RFC3339Nano)))
+	h := c.w.Header()
+	h.Set("Location", c.base()+"/subscriptions/"+c.id.Subscription()+"/operationresults/"+token+"?api-version="+c.version)
+	h.Set(arm.HeaderRetryAfter, "1")
+	return c.empty(http.StatusAccepted)
+}
+
+// groupResult answers whether the deletion of a group has ended, and goes on
+// with it when not.
+func (s *Server) groupResult(c *call) error {
+	raw, err := base64.RawURLEncoding.DecodeString(c.r.PathValue("op"))
+	name, created, ok := strings.Cut(string(raw), "\x00")
+	if err != nil || !ok || arm.CheckSegment(name) != nil {
+		return arm.Errorf(arm.CodeOperationNotFound, "There is no such operation.")
+	}
+	key := c.id.Key() + "/resourcegroups/" + arm.Fold(name)
+	e, err := load[resource.ResourceGroupProperties](c.ctx(), s.store, key)
+	if err != nil {
 		return err
 	}
-	return s.sweep(c.ctx(), key)
+	if !e.exists() || !e.Deleting || e.SystemData.CreatedAt.Format(time.RFC3339Nano) != created {
+		return c.empty(http.StatusOK)
+	}
+	return s.endGroup(c, e)
 }

@@ -87,8 +87,17 @@ func (h child[P]) status(o resource.Operation, e entry[P], now time.Time) (arm.O
 	if o.Generation != p.Generation {
 		p.Generation, p.UpdatedAt, p.Deleting = o.Generation, o.StartTime, o.Verb == resource.VerbDelete
 		p.Wait = false
+	} else if o.Verb == resource.VerbReconcile {
+		p.Wait = true
+		if p.Settled, p.WaitUntil, err = h.reconciled(e); err != nil {
+			return doc, err
+		}
 	}
 	state, failure := p.State(now)
+	if failure != nil && o.Verb == resource.VerbReconcile && failure.Code == resource.CodeReconciliationTimeout {
+		failure = &resource.ErrorDetail{Code: failure.Code, Message: "the cluster took the request, but not every object of the configuration has handled it in time; " +
+			"see statuses for those that wait or fail"}
+	}
 	switch state {
 	case resource.Deleting:
 		doc.Status = arm.StatusInProgress

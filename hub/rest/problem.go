@@ -18,7 +18,7 @@ func statusOf(code string) int {
 		return http.StatusNotFound
 	case arm.CodeMethodNotAllowed:
 		return http.StatusMethodNotAllowed
-	case arm.CodeNotRegistered, arm.CodeConflict, arm.CodeResourceBeingDeleted, arm.CodeScopeLocked, arm.CodeAssignmentExists,
+	case arm.CodeNotRegistered, arm.CodeConflict, arm.CodeResourceBeingDeleted, arm.CodeGroupBeingDeleted, arm.CodeScopeLocked, arm.CodeAssignmentExists,
 		arm.CodeRoleInUse, arm.CodeLastOwner, arm.CodeLimitReached:
 		return http.StatusConflict
 	case arm.CodePreconditionFailed:

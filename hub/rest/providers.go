@@ -31,8 +31,9 @@ func providers() []provider {
 	configuration = append(configuration, crud("extensions", "an extension")...)
 	configuration = append(configuration, [2]string{"extensions/operations/read", "Gets the status of an operation on an extension."})
 	configuration = append(configuration, crud("fluxConfigurations", "a Flux configuration")...)
-	configuration = append(configuration, [2]string{"fluxConfigurations/operations/read", "Gets the status of an operation on a Flux configuration."},
-		[2]string{"extensionTypes/read", "Gets an extension type."})
+	configuration = append(configuration, [2]string{"fluxConfigurations/reconcile/action", "Asks the cluster to look at the source at once."},
+		[2]string{"fluxConfigurations/operations/read", "Gets the status of an operation on a Flux configuration."},
+		[2]string{"extensionTypes/read", "Gets an extension type."}, [2]string{"extensionTypes/versions/read", "Gets a version of an extension type."})
 	return []provider{
 		{"Headwater.Identity", []string{"servicePrincipals"}, append(crud("servicePrincipals", "a service principal"),
 			[2]string{"servicePrincipals/addPassword/action", "Adds a secret."}, [2]string{"servicePrincipals/addKey/action", "Adds a certificate."},
@@ -44,7 +45,7 @@ func providers() []provider {
 		{"Microsoft.ContainerService", []string{"managedClusters"}, crud("managedClusters", "a managed cluster")},
 		{"Microsoft.Kubernetes", []string{"connectedClusters"}, crud("connectedClusters", "a connected cluster")},
 		{"Microsoft.KubernetesConfiguration", []string{"extensions", "fluxConfigurations", "sourceControlConfigurations",
-			"extensionTypes", "locations/extensionTypes", "extensions/operations", "fluxConfigurations/operations"}, configuration},
+			"extensionTypes", "extensionTypes/versions", "locations/extensionTypes", "locations/extensionTypes/versions", "extensions/operations", "fluxConfigurations/operations"}, configuration},
 		{"Microsoft.Resources", []string{"subscriptions", "resourceGroups", "resources", "providers"},
 			crud("subscriptions/resourceGroups", "a resource group")},
 	}

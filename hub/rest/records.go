@@ -91,17 +91,54 @@ func retry(write func() error) error {
 	return err
 }
 
-// sweep removes every record below a key with what the vault keeps of it.
-func (s *Server) sweep(ctx context.Context, key string) error {
-	_, err := store.Each(ctx, s.store, key+"/", func(r store.Record) error {
-		if !strings.Contains(r.Key, "/operations/") {
-			if err := s.vault.ForgetAll(ctx, r.Key); err != nil {
+// dissolve removes everything below a record that was marked as being deleted,
+// and the record at last. Since nothing new is let in below the mark, what a look
+// finds was there before, or is taken back by whoever made it (see confirm); so
+// it looks until there is nothing left. It can be cut off at any point and begun
+// again, also by several replicas at once: each removes only what is as it was
+// seen while the mark was there.
+func (s *Server) dissolve(ctx context.Context, root store.Record) error {
+	for {
+		type seen struct {
+			key      string
+			revision int64
+		}
+		var below []seen
+		_, err := store.Each(ctx, s.store, root.Key+"/", func(r store.Record) error {
+			below = append(below, seen{r.Key, r.Revision})
+			return nil
+		})
+		if err != nil {
+			return err
+		}
+		now, err := s.store.Get(ctx, root.Key)
+		if errors.Is(err, store.ErrNotFound) || err == nil && now.DesiredRevision != root.DesiredRevision {
+			return nil // another has ended it
+		}
+		if err != nil {
+			return err
+		}
+		if len(below) == 0 {
+			if err := s.store.Delete(ctx, root.Key, now.Revision); !lost(err) {
+				return err
+			}
+			continue
+		}
+		for _, r := range below {
+			err := s.store.Delete(ctx, r.key, r.revision)
+			if err == nil && !strings.Contains(r.key, "/operations/") {
+				err = s.vault.ForgetAll(ctx, r.key)
+			}
+			if err != nil && !lost(err) {
 				return err
 			}
 		}
-		return s.remove(ctx, r.Key)
-	})
-	return err
+	}
+}
+
+// lost reports whether a write lost a race.
+func lost(err error) bool {
+	return errors.Is(err, store.ErrConflict) || errors.Is(err, store.ErrNotFound)
 }
 
 // remove deletes a record in whatever state it is; a missing one is no error.
@@ -132,6 +169,7 @@ func typeOfKey(key string) string {
 type listing struct {
 	prefix string
 	match  func(key string) bool
+	// render gives nil for a record that is not part of the list.
 	render func(store.Record) (map[string]any, error)
 }
 
@@ -159,13 +197,16 @@ func (c *call) page(l listing) error {
 			if !l.match(r.Key) {
 				continue
 			}
-			if len(out.Value) == size {
-				out.NextLink = c.nextLink(last)
-				return c.reply(200, out)
-			}
 			item, err := l.render(r)
 			if err != nil {
 				return err
+			}
+			if item == nil {
+				continue
+			}
+			if len(out.Value) == size {
+				out.NextLink = c.nextLink(last)
+				return c.reply(200, out)
 			}
 			out.Value, last = append(out.Value, item), r.Key
 		}

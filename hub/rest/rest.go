@@ -20,8 +20,10 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"headwater.dev/api/arm"
+	"headwater.dev/api/resource"
 	"headwater.dev/hub/auth"
 	"headwater.dev/hub/store"
+	"headwater.dev/kernel/process"
 )
 
 // Directory says who a request comes from and what they may do.
@@ -65,6 +67,15 @@ type Config struct {
 	Locks auth.Gate
 	// Mounts are the parts of the API that other packages serve.
 	Mounts []Mount
+	// ExtensionVersions are the versions of the extension microsoft.flux that are
+	// out; this program's own when empty. The newest minor version and the two
+	// before it are supported.
+	ExtensionVersions []string
+	// ImportSources admits the import of sourceControlConfigurations (Flux v1).
+	ImportSources bool
+	// DeletePatience is how long a request waits for the deletion of a group
+	// before it answers that it goes on; 2 s when zero.
+	DeletePatience time.Duration
 	// Metrics, when set, gets the door's metrics.
 	Metrics prometheus.Registerer
 	// Clock is time.Now, NewID a random UUID, when nil.
@@ -80,19 +91,31 @@ type Server struct {
 	directory Directory
 	locations []string
 	pageSize  int
-	gates     []auth.Gate
-	locks     auth.Gate
-	mounts    []Mount
-	clock     func() time.Time
-	newID     func() string
-	log       *slog.Logger
-	handler   http.Handler
+	releases  resource.Releases
+	// importSources and deletePatience are those of Config.
+	importSources  bool
+	deletePatience time.Duration
+	gates          []auth.Gate
+	locks          auth.Gate
+	mounts         []Mount
+	clock          func() time.Time
+	newID          func() string
+	log            *slog.Logger
+	handler        http.Handler
 }
 
 // New makes the door.
 func New(c Config) (*Server, error) {
 	s := &Server{store: c.Store, vault: c.Vault, directory: c.Directory, locations: c.Locations,
 		pageSize: c.PageSize, gates: c.Gates, locks: c.Locks, mounts: c.Mounts, clock: c.Clock, newID: c.NewID, log: c.Logger}
+	s.importSources, s.deletePatience = c.ImportSources, c.DeletePatience
+	if s.deletePatience == 0 {
+		s.deletePatience = deletePatience
+	}
+	if len(c.ExtensionVersions) == 0 {
+		c.ExtensionVersions = []string{process.Version()}
+	}
+	s.releases = resource.NewReleases(c.ExtensionVersions...)
 	if len(s.locations) == 0 {
 		s.locations = []string{"local"}
 	}

@@ -81,6 +81,7 @@ func (s *Server) coreRoutes() []route {
 		{"PUT " + grouped, resource.TypeResourceGroup, "write", ofGroup, s.putGroup},
 		{"PATCH " + grouped, resource.TypeResourceGroup, "write", ofGroup, s.patchGroup},
 		{"DELETE " + grouped, resource.TypeResourceGroup, "delete", ofGroup, s.deleteGroup},
+		{"GET " + sub + "/operationresults/{op}", resource.TypeResourceGroup, "", ofSubscription, s.groupResult},
 		{"GET " + grouped + "/resources", resource.TypeResourceGroup, "", ofGroup, s.listResources},
 	}
 }
@@ -113,6 +114,7 @@ func (s *Server) configurationRoutes() []route {
 		{"PUT " + flux + "/{name}", resource.TypeFluxConfiguration, "write", ofResource, fluxes.put},
 		{"PATCH " + flux + "/{name}", resource.TypeFluxConfiguration, "write", ofResource, fluxes.patch},
 		{"DELETE " + flux + "/{name}", resource.TypeFluxConfiguration, "delete", ofResource, fluxes.delete},
+		{"POST " + flux + "/{name}/reconcile", resource.TypeFluxConfiguration, "reconcile/action", ofResource, s.reconcile},
 		{"GET " + flux + "/{name}/operations/{op}", resource.TypeFluxConfiguration, "read", ofOperation, fluxes.operation},
 		{"GET " + ext, resource.TypeExtension, "", ofCluster, extensions.list},
 		{"GET " + ext + "/{name}", resource.TypeExtension, "read", ofResource, extensions.get},
@@ -127,8 +129,12 @@ func (s *Server) configurationRoutes() []route {
 		{"DELETE " + v1 + "/{name}", typeSourceV1, "delete", ofResource, s.deleteSourceV1},
 		{"GET " + conf + "/extensiontypes", typeCatalogue, "read", ofCluster, s.listExtensionTypes},
 		{"GET " + conf + "/extensiontypes/{type}", typeCatalogue, "read", ofCluster, s.getExtensionType},
+		{"GET " + conf + "/extensiontypes/{type}/versions", typeCatalogue, "read", ofCluster, s.listExtensionVersions},
+		{"GET " + conf + "/extensiontypes/{type}/versions/{version}", typeCatalogue, "read", ofCluster, s.getExtensionVersion},
 		{"GET " + located, typeCatalogue, "read", ofSubscription, s.listExtensionTypes},
 		{"GET " + located + "/{type}", typeCatalogue, "read", ofSubscription, s.getExtensionType},
+		{"GET " + located + "/{type}/versions", typeCatalogue, "read", ofSubscription, s.listExtensionVersions},
+		{"GET " + located + "/{type}/versions/{version}", typeCatalogue, "read", ofSubscription, s.getExtensionVersion},
 	}
 }
 

@@ -25,6 +25,7 @@ var (
 // name the public key of its agent; a managed cluster may.
 func Cluster(p *Problems, name string, properties map[string]any, needsKey bool) resource.ClusterProperties {
 	var c resource.ClusterProperties
+	profiles(p, properties)
 	p.decode("properties", properties, &c)
 	if !clusterName.MatchString(name) {
 		p.Add("name", "%q is not the name of a cluster: use at most 63 letters, digits, hyphens, underscores and dots", name)
@@ -51,6 +52,30 @@ func Cluster(p *Problems, name string, properties map[string]any, needsKey bool)
 		p.Add(at, "is a key of %d bits; it must have between %d and %d", bits, minKeyBits, maxKeyBits)
 	}
 	return c
+}
+
+// profiles checks the free parts of a cluster and removes what only the server
+// sets.
+func profiles(p *Problems, properties map[string]any) {
+	for key, readOnly := range map[string][]string{
+		"aadProfile": nil, "arcAgentProfile": {"agentErrors", "agentState"}, "securityProfile": nil,
+		"oidcIssuerProfile": {"issuerUrl"}, "gateway": nil,
+	} {
+		v, ok := properties[key]
+		if !ok || v == nil {
+			delete(properties, key)
+			continue
+		}
+		m, ok := v.(map[string]any)
+		if !ok {
+			p.Add("properties."+key, "must be a JSON object or null")
+			delete(properties, key)
+			continue
+		}
+		for _, k := range readOnly {
+			delete(m, k)
+		}
+	}
 }
 
 // Group checks the name of a resource group.

@@ -104,6 +104,19 @@ func fields(resourceType string) []field {
 			{path: "managementDetails", stable: "2025-03-01", preview: "2025-03-01"},
 			{path: "additionalDetails", stable: "2025-03-01", preview: "2025-03-01"},
 		}
+	case strings.EqualFold(resourceType, resource.TypeConnectedCluster):
+		return []field{
+			{path: "privateLinkState", stable: "2024-01-01", preview: "2021-04-01"},
+			{path: "privateLinkScopeResourceId", stable: "2024-01-01", preview: "2021-04-01"},
+			{path: "distributionVersion", stable: "2024-01-01", preview: "2022-10-01"},
+			{path: "azureHybridBenefit", stable: "2024-01-01", preview: "2022-10-01"},
+			{path: "aadProfile", stable: "2024-01-01", preview: "2023-11-01"},
+			{path: "arcAgentProfile", stable: "2024-01-01", preview: "2023-11-01"},
+			{path: "miscellaneousProperties", stable: "2024-01-01", preview: "2022-10-01"},
+			{path: "oidcIssuerProfile", stable: "2026-05-01", preview: "2024-07-01"},
+			{path: "securityProfile", stable: "2026-05-01", preview: "2024-07-01"},
+			{path: "gateway", stable: "2026-05-01", preview: "2024-07-01"},
+		}
 	default:
 		return nil
 	}
