@@ -111,24 +111,29 @@ func (g *Gateway) sealed(ctx context.Context, c cluster, key, version string) ([
 
 // serveDesired answers with a stream or, for stream=false, with one message.
 func (g *Gateway) serveDesired(w http.ResponseWriter, r *http.Request) {
-	p, c, err := g.caller(r)
-	if err != nil {
-		g.problem(w, r, err)
-		return
+	var p auth.Principal
+	var q query
+	var s *stream
+	err := apart(func() (err error) {
+		var c cluster
+		if p, c, err = g.caller(r); err != nil {
+			return err
+		}
+		if q, err = parseQuery(r); err != nil {
+			return err
+		}
+		s = g.streams.open(c.record.Key)
+		return g.seen(r.Context(), c, nil, true)
+	})
+	if s != nil {
+		defer g.streams.close(s)
 	}
-	q, err := parseQuery(r)
 	if err != nil {
 		g.problem(w, r, err)
 		return
 	}
 	// A server's limit on reading a request must not end the wait for changes.
 	_ = http.NewResponseController(w).SetReadDeadline(time.Time{})
-	s := g.streams.open(c.record.Key)
-	defer g.streams.close(s)
-	if err := g.seen(r.Context(), c, nil, true); err != nil {
-		g.problem(w, r, err)
-		return
-	}
 	if !q.stream {
 		g.poll(w, r, p, s, q)
 		return
@@ -217,19 +222,15 @@ func (g *Gateway) stream(w http.ResponseWriter, r *http.Request, p auth.Principa
 	defer expiry.Stop()
 	ping := time.NewTicker(link.PingEvery)
 	defer ping.Stop()
-	sender := &sender{w: w, control: http.NewResponseController(w), encoder: json.NewEncoder(w)}
+	sender := &sender{w: w, control: http.NewResponseController(w)}
 	for {
-		c, err := g.current(r.Context(), p)
-		var d link.Desired
-		if err == nil {
-			d, _, err = g.desired(r.Context(), c)
-		}
+		line, err := g.line(r.Context(), p)
 		if err != nil {
 			g.endStream(w, r, sender, err)
 			return
 		}
 		g.metrics.messages.Inc()
-		if sender.send(link.Message{Desired: &d}) != nil {
+		if sender.send(line) != nil {
 			return
 		}
 		for idle := true; idle; {
@@ -237,7 +238,7 @@ func (g *Gateway) stream(w http.ResponseWriter, r *http.Request, p auth.Principa
 			case <-s.changed:
 				idle = false
 			case <-ping.C:
-				if sender.send(link.Message{Ping: &link.Ping{Time: g.clock().UTC()}}) != nil {
+				if sender.ping(g.clock()) != nil {
 					return
 				}
 			case <-expiry.C:
@@ -282,15 +283,55 @@ func (g *Gateway) gather(ctx context.Context, s *stream) bool {
 	return true
 }
 
+// line is everything desired of an agent's cluster, as one line of a stream.
+func (g *Gateway) line(ctx context.Context, p auth.Principal) (line []byte, err error) {
+	err = apart(func() error {
+		c, err := g.current(ctx, p)
+		if err != nil {
+			return err
+		}
+		d, _, err := g.desired(ctx, c)
+		if err != nil {
+			return err
+		}
+		line, err = json.Marshal(link.Message{Desired: &d})
+		return err
+	})
+	return line, err
+}
+
+// apart does what needs much stack in a goroutine that ends with it: the
+// goroutine of a stream would keep that stack for as long as an agent is
+// connected.
+func apart(do func() error) error {
+	done := make(chan error, 1)
+	go func() {
+		defer func() {
+			if p := recover(); p != nil {
+				done <- fmt.Errorf("panic: %v", p)
+			}
+		}()
+		done <- do()
+	}()
+	return <-done
+}
+
 // sender writes the messages of a stream.
 type sender struct {
 	w       http.ResponseWriter
 	control *http.ResponseController
-	encoder *json.Encoder
 	begun   bool
 }
 
-func (s *sender) send(m link.Message) error {
+func (s *sender) ping(now time.Time) error {
+	line, err := json.Marshal(link.Message{Ping: &link.Ping{Time: now.UTC()}})
+	if err != nil {
+		return err
+	}
+	return s.send(line)
+}
+
+func (s *sender) send(line []byte) error {
 	if !s.begun {
 		s.begun = true
 		s.w.Header().Set("Content-Type", "application/x-ndjson")
@@ -298,7 +339,7 @@ func (s *sender) send(m link.Message) error {
 		s.w.Header().Set("X-Accel-Buffering", "no") // for proxies that heed it
 	}
 	extend(s.w, writePatience)
-	if err := s.encoder.Encode(m); err != nil {
+	if _, err := s.w.Write(append(line, '\n')); err != nil {
 		return err
 	}
 	return s.control.Flush()

@@ -90,6 +90,10 @@ var (
 	// ErrUnavailable says that the storage cannot be reached or has no quorum
 	// or no space; a write may or may not have happened.
 	ErrUnavailable = errors.New("storage is unavailable")
+	// ErrFull is an ErrUnavailable whose reason is that there is no space: reads
+	// and deletions go on, writes do not, and none has happened. Whoever runs the
+	// hub has to make space.
+	ErrFull = fmt.Errorf("%w: it is full", ErrUnavailable)
 )
 
 // Part names one of the two parts of a record.

@@ -15,6 +15,8 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"sync"
+	"sync/atomic"
 	"time"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
@@ -40,8 +42,12 @@ type Config struct {
 	// "/headwater" when empty.
 	Prefix string
 	// QuotaBytes bounds the embedded member's database; 8 GiB when zero. Beyond
-	// it writes fail with store.ErrUnavailable until space is made.
+	// it writes fail with store.ErrFull until space is made.
 	QuotaBytes int64
+	// MinFree is how many bytes of the embedded member's disk must stay free: with
+	// less, writes fail with store.ErrFull while the member can still end well.
+	// 128 MiB when zero.
+	MinFree uint64
 	// History is how long the embedded member keeps old revisions for watches
 	// and snapshots; 30 minutes when zero. An external cluster has its own rule.
 	History time.Duration
@@ -58,12 +64,20 @@ const startTimeout = 60 * time.Second
 
 // Store is the store on etcd.
 type Store struct {
-	client   *clientv3.Client
+	line     atomic.Pointer[clientv3.Client]
 	member   *embed.Etcd // nil when external
 	prefix   string
 	patience time.Duration
 	log      *slog.Logger
+	space    space
+	// stop ends what watches over members or space; ended is when it has.
+	stop  context.CancelFunc
+	ended sync.WaitGroup
 }
+
+// client is the present connection; an external one is replaced when a member
+// in use stops answering.
+func (s *Store) client() *clientv3.Client { return s.line.Load() }
 
 // Open starts the embedded member or connects to the cluster and waits until it
 // answers. Close the store at the end.
@@ -116,38 +130,34 @@ func (s *Store) start(ctx context.Context, c Config) error {
 		s.member.Close()
 		return fmt.Errorf("wait for the member in %s: %w", c.Dir, ctx.Err())
 	}
-	s.client = v3client.New(s.member.Server)
+	s.line.Store(v3client.New(s.member.Server))
+	s.space = newSpace(c)
+	if err := s.mindDisk(); err != nil {
+		s.member.Close()
+		return err
+	}
+	s.background(func(ctx context.Context) { s.keepSpace(ctx) })
 	return nil
 }
 
-// connect makes a client of an external cluster.
-func (s *Store) connect(_ context.Context, c Config) error {
-	client, err := clientv3.New(clientv3.Config{
-		Endpoints:            c.Endpoints,
-		TLS:                  c.TLS,
-		Username:             c.Username,
-		Password:             c.Password,
-		DialTimeout:          10 * time.Second,
-		DialKeepAliveTime:    10 * time.Second,
-		DialKeepAliveTimeout: 5 * time.Second,
-		Logger:               zapLogger(s.log),
-	})
-	if err != nil {
-		return fmt.Errorf("connect to %v: %w", c.Endpoints, err)
-	}
-	s.client = client
-	return nil
+// background does something until Close.
+func (s *Store) background(do func(context.Context)) {
+	ctx, cancel := context.WithCancel(context.Background())
+	s.stop = cancel
+	s.ended.Go(func() { do(ctx) })
 }
 
 // Healthy reports whether the store can answer a linearisable read.
 func (s *Store) Healthy(ctx context.Context) error {
-	_, err := s.client.Get(ctx, s.prefix, clientv3.WithCountOnly())
+	ctx, cancel := bounded(ctx)
+	defer cancel()
+	_, err := s.client().Get(ctx, s.prefix, clientv3.WithCountOnly())
 	return fault(ctx, err)
 }
 
 // Compact makes the store forget its history before a revision.
 func (s *Store) Compact(ctx context.Context, revision int64) error {
-	_, err := s.client.Compact(ctx, revision)
+	_, err := s.client().Compact(ctx, revision)
 	return fault(ctx, err)
 }
 
@@ -162,7 +172,11 @@ func (s *Store) Failed() <-chan error {
 
 // Close ends the connection and stops the embedded member. Watches end.
 func (s *Store) Close() error {
-	err := s.client.Close()
+	if s.stop != nil {
+		s.stop()
+		s.ended.Wait()
+	}
+	err := s.client().Close()
 	if s.member != nil {
 		s.member.Close()
 	}

@@ -1,17 +1,21 @@
 package etcd_test
 
 import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
 	"encoding/json"
 	"errors"
-	"net"
-	"net/url"
+	"fmt"
+	"os"
+	"strings"
+	"syscall"
 	"testing"
 	"time"
 
-	"go.etcd.io/etcd/server/v3/embed"
-
 	"headwater.dev/hub/store"
 	"headwater.dev/hub/store/etcd"
+	"headwater.dev/hub/store/etcdtest"
 	"headwater.dev/hub/store/storetest"
 )
 
@@ -46,42 +50,139 @@ func TestLawsEmbedded(t *testing.T) {
 	storetest.Run(t, subject(s))
 }
 
+func TestMain(m *testing.M) { etcdtest.Main(m) }
+
 func TestLawsExternal(t *testing.T) {
-	s := open(t, etcd.Config{Endpoints: []string{server(t)}, Prefix: "/shared/by/others"})
+	cluster := etcdtest.Start(t, etcdtest.Config{Members: 3})
+	s := open(t, etcd.Config{Endpoints: cluster.Endpoints(), Prefix: "/shared/by/others"})
 	defer s.Close()
 	storetest.Run(t, subject(s))
 }
 
-// server is an etcd that is reached over the network.
-func server(t *testing.T) string {
-	t.Helper()
-	cfg := embed.NewConfig()
-	cfg.Dir, cfg.LogLevel = t.TempDir(), "error"
-	client, peer := free(t), free(t)
-	cfg.ListenClientUrls, cfg.AdvertiseClientUrls = []url.URL{client}, []url.URL{client}
-	cfg.ListenPeerUrls, cfg.AdvertisePeerUrls = []url.URL{peer}, []url.URL{peer}
-	cfg.InitialCluster = cfg.InitialClusterFromName(cfg.Name)
-	e, err := embed.StartEtcd(cfg)
+func TestExternalWithTLS(t *testing.T) {
+	cluster := etcdtest.Start(t, etcdtest.Config{TLS: true})
+	authority, err := os.ReadFile(cluster.CA)
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(e.Close)
-	select {
-	case <-e.Server.ReadyNotify():
-	case <-time.After(time.Minute):
-		t.Fatal("etcd did not start within a minute")
+	pair, err := tls.LoadX509KeyPair(cluster.Cert, cluster.Key)
+	if err != nil {
+		t.Fatal(err)
 	}
-	return client.String()
+	pool := x509.NewCertPool()
+	pool.AppendCertsFromPEM(authority)
+	s := open(t, etcd.Config{Endpoints: cluster.Endpoints(), TLS: &tls.Config{RootCAs: pool, Certificates: []tls.Certificate{pair}}})
+	defer s.Close()
+	if _, err := s.Put(t.Context(), store.Put{Key: "/a", Value: json.RawMessage(`1`)}); err != nil {
+		t.Error(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
+	defer cancel()
+	if s, err := etcd.Open(ctx, etcd.Config{Endpoints: cluster.Endpoints(), TLS: &tls.Config{RootCAs: pool}}); err == nil {
+		s.Close()
+		t.Error("a client without a certificate was let in")
+	}
 }
 
-func free(t *testing.T) url.URL {
+// fill writes until there is no space, and returns the keys that were written.
+func fill(t *testing.T, s store.Store) []string {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
+	value := json.RawMessage(`"` + strings.Repeat("x", 256<<10) + `"`)
+	var keys []string
+	for i := range 1000 {
+		key := fmt.Sprintf("/fill/%04d", i)
+		_, err := s.Put(t.Context(), store.Put{Key: key, Value: value})
+		if errors.Is(err, store.ErrFull) && errors.Is(err, store.ErrUnavailable) {
+			return keys
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		keys = append(keys, key)
+	}
+	t.Fatal("the quota was never reached")
+	return nil
+}
+
+// TestQuota is a storage that has come to its quota: it says so, reads and
+// deletions go on, and after deletions it is mended.
+func TestQuota(t *testing.T) {
+	const quota = 16 << 20
+	for name, start := range map[string]func(*testing.T) etcd.Config{
+		"embedded": func(t *testing.T) etcd.Config { return etcd.Config{Dir: t.TempDir(), QuotaBytes: quota} },
+		"external": func(t *testing.T) etcd.Config {
+			return etcd.Config{Endpoints: etcdtest.Start(t, etcdtest.Config{Members: 3, Quota: quota}).Endpoints()}
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := open(t, start(t))
+			defer s.Close()
+			keys := fill(t, s)
+			if _, err := s.Get(t.Context(), keys[0]); err != nil {
+				t.Errorf("a read of a full storage: %v", err)
+			}
+			for _, key := range keys[1:] {
+				if err := s.Delete(t.Context(), key, store.AnyRevision); err != nil {
+					t.Fatalf("a deletion in a full storage: %v", err)
+				}
+			}
+			gained, err := s.Reclaim(t.Context())
+			if err != nil || gained < quota/2 {
+				t.Errorf("reclaimed %d bytes of %d: %v", gained, quota, err)
+			}
+			if _, err := s.Put(t.Context(), store.Put{Key: "/again", Value: json.RawMessage(`1`)}); err != nil {
+				t.Errorf("a write after that: %v", err)
+			}
+			if _, err := s.Get(t.Context(), keys[0]); err != nil {
+				t.Errorf("what was not deleted is gone: %v", err)
+			}
+		})
+	}
+}
+
+// TestDiskAlmostFull refuses writes while the member can still end well.
+func TestDiskAlmostFull(t *testing.T) {
+	dir := t.TempDir()
+	s := open(t, etcd.Config{Dir: dir, MinFree: 1 << 62})
+	_, err := s.Put(t.Context(), store.Put{Key: "/a", Value: json.RawMessage(`1`)})
+	if !errors.Is(err, store.ErrFull) || !strings.Contains(err.Error(), dir) {
+		t.Errorf("a write on a full disk: %v, want ErrFull that names %s", err, dir)
+	}
+	if _, _, err := s.List(t.Context(), store.List{Prefix: "/"}); err != nil {
+		t.Errorf("a read on a full disk: %v", err)
+	}
+	if err := s.Close(); err != nil {
 		t.Fatal(err)
 	}
-	defer l.Close()
-	return url.URL{Scheme: "http", Host: l.Addr().String()}
+	s = open(t, etcd.Config{Dir: dir})
+	defer s.Close()
+	if _, err := s.Put(t.Context(), store.Put{Key: "/a", Value: json.RawMessage(`1`)}); err != nil {
+		t.Errorf("a write after space was made: %v", err)
+	}
+}
+
+// TestMemberStopsAnswering pauses members one after the other: within seconds
+// the store goes on with the others.
+func TestMemberStopsAnswering(t *testing.T) {
+	cluster := etcdtest.Start(t, etcdtest.Config{Members: 3})
+	s := open(t, etcd.Config{Endpoints: cluster.Endpoints()})
+	defer s.Close()
+	for i, m := range cluster.Members {
+		m.Signal(t, syscall.SIGSTOP)
+		deadline := time.Now().Add(20 * time.Second)
+		for good := 0; good < 10; {
+			ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+			_, err := s.Put(ctx, store.Put{Key: "/a", Value: json.RawMessage(`1`), Expect: store.AnyRevision})
+			cancel()
+			if good++; err != nil {
+				good = 0
+			}
+			if time.Now().After(deadline) {
+				t.Fatalf("member %d is paused and the store has not gone on: %v", i, err)
+			}
+		}
+		m.Signal(t, syscall.SIGCONT)
+	}
 }
 
 func TestEverythingSurvivesARestart(t *testing.T) {

@@ -46,7 +46,6 @@ func memberConfig(c Config, log *slog.Logger) (*embed.Config, error) {
 	cfg.AutoCompactionMode = embed.CompactorModePeriodic
 	cfg.AutoCompactionRetention = history.String()
 	cfg.MaxRequestBytes = 3 * store.MaxValue // both parts at most, with room for keys
-	cfg.BootstrapDefragThresholdMegabytes = 64
 	// A lone member has no follower that needs to catch up from old entries.
 	cfg.SnapshotCount, cfg.SnapshotCatchUpEntries = 5000, 500
 	// Without these two, every restart would start all lives anew.

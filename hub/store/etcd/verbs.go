@@ -62,6 +62,8 @@ func (s *Store) Get(ctx context.Context, key string) (store.Record, error) {
 	if err := ready(ctx, key); err != nil {
 		return store.Record{}, err
 	}
+	ctx, cancel := bounded(ctx)
+	defer cancel()
 	p, err := s.read(ctx, key)
 	if err == nil && p.desired == nil {
 		err = store.ErrNotFound
@@ -74,9 +76,9 @@ func (s *Store) Get(ctx context.Context, key string) (store.Record, error) {
 
 func (s *Store) read(ctx context.Context, key string) (pair, error) {
 	k := s.prefix + key
-	resp, err := s.client.Get(ctx, k+desiredSuffix, clientv3.WithRange(k+pastRecord))
+	resp, err := s.get(ctx, k+desiredSuffix, clientv3.WithRange(k+pastRecord))
 	if err != nil {
-		return pair{}, fault(ctx, err)
+		return pair{}, err
 	}
 	return pairOf(resp.Kvs), nil
 }
@@ -99,6 +101,8 @@ func (s *Store) Put(ctx context.Context, put store.Put) (store.Record, error) {
 	if err := put.Check(); err != nil {
 		return store.Record{}, err
 	}
+	ctx, cancel := bounded(ctx)
+	defer cancel()
 	r, err := s.put(ctx, put)
 	if err != nil {
 		return store.Record{}, fmt.Errorf("put %s part of %s: %w", put.Part, put.Key, err)
@@ -108,6 +112,9 @@ func (s *Store) Put(ctx context.Context, put store.Put) (store.Record, error) {
 
 func (s *Store) put(ctx context.Context, put store.Put) (store.Record, error) {
 	if err := ctx.Err(); err != nil {
+		return store.Record{}, err
+	}
+	if err := s.space.left(); err != nil {
 		return store.Record{}, err
 	}
 	was, err := s.read(ctx, put.Key)
@@ -164,7 +171,7 @@ func (s *Store) writes(put store.Put, was pair, lease clientv3.LeaseID) []client
 // holds them as they are.
 func (s *Store) when(ctx context.Context, key string, was pair, ops ...clientv3.Op) (*clientv3.TxnResponse, error) {
 	k := s.prefix + key
-	resp, err := s.client.Txn(ctx).If(
+	resp, err := s.client().Txn(ctx).If(
 		unchanged(k+desiredSuffix, was.desired),
 		unchanged(k+observedSuffix, was.observed),
 	).Then(ops...).Else(
@@ -200,7 +207,7 @@ func (s *Store) lease(ctx context.Context, put store.Put) (clientv3.LeaseID, err
 	if put.TTL == 0 {
 		return clientv3.NoLease, nil
 	}
-	resp, err := s.client.Grant(ctx, int64((put.TTL+time.Second-1)/time.Second))
+	resp, err := s.client().Grant(ctx, int64((put.TTL+time.Second-1)/time.Second))
 	if err != nil {
 		return 0, fault(ctx, fmt.Errorf("grant a lease: %w", err))
 	}
@@ -215,7 +222,7 @@ func (s *Store) release(ctx context.Context, lease clientv3.LeaseID) {
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanTimeout)
 	defer cancel()
-	if _, err := s.client.Revoke(ctx, lease); err != nil && !errors.Is(err, rpctypes.ErrLeaseNotFound) {
+	if _, err := s.client().Revoke(ctx, lease); err != nil && !errors.Is(err, rpctypes.ErrLeaseNotFound) {
 		s.log.Debug("unused lease not revoked", "error", err)
 	}
 }
@@ -230,6 +237,8 @@ func (s *Store) Delete(ctx context.Context, key string, expect int64) error {
 	if err := ready(ctx, key); err != nil {
 		return err
 	}
+	ctx, cancel := bounded(ctx)
+	defer cancel()
 	if err := s.delete(ctx, key, expect); err != nil {
 		return fmt.Errorf("delete %s: %w", key, err)
 	}
@@ -270,6 +279,8 @@ func (s *Store) List(ctx context.Context, list store.List) ([]store.Record, stor
 	if err := ctx.Err(); err != nil {
 		return nil, store.Page{}, err
 	}
+	ctx, cancel := bounded(ctx)
+	defer cancel()
 	from, end := s.prefix+list.Prefix, clientv3.GetPrefixRangeEnd(s.prefix+list.Prefix)
 	if after := s.prefix + list.After + pastRecord; list.After != "" && after > from {
 		from = after
@@ -280,9 +291,9 @@ func (s *Store) List(ctx context.Context, list store.List) ([]store.Record, stor
 	if list.Revision != 0 {
 		options = append(options, clientv3.WithRev(list.Revision))
 	}
-	resp, err := s.client.Get(ctx, from, options...)
+	resp, err := s.get(ctx, from, options...)
 	if err != nil {
-		return nil, store.Page{}, fmt.Errorf("list %s: %w", list.Prefix, fault(ctx, err))
+		return nil, store.Page{}, fmt.Errorf("list %s: %w", list.Prefix, err)
 	}
 	page := store.Page{Revision: resp.Header.Revision}
 	if list.Revision != 0 {
@@ -338,7 +349,9 @@ func fault(ctx context.Context, err error) error {
 	case err == nil:
 		return nil
 	case ctx.Err() != nil:
-		return ctx.Err()
+		return context.Cause(ctx)
+	case errors.Is(err, rpctypes.ErrNoSpace):
+		return fmt.Errorf("%w: %w", store.ErrFull, err)
 	case errors.Is(err, rpctypes.ErrCompacted), errors.Is(err, rpctypes.ErrFutureRev):
 		return fmt.Errorf("%w: %w", store.ErrCompacted, err)
 	case errors.Is(err, rpctypes.ErrRequestTooLarge):

@@ -19,14 +19,14 @@ func (s *Store) Watch(ctx context.Context, prefix string, from int64) (<-chan st
 	from = max(from, 1)
 	// A watch tells only later that its start is out of reach, and waits for
 	// ever for a start in the future. A read tells at once.
-	if _, err := s.client.Get(ctx, s.prefix, clientv3.WithRev(from), clientv3.WithCountOnly()); err != nil {
+	if _, err := s.client().Get(ctx, s.prefix, clientv3.WithRev(from), clientv3.WithCountOnly()); err != nil {
 		return nil, fmt.Errorf("watch %s from revision %d: %w", prefix, from, fault(ctx, err))
 	}
 	watching, cancel := context.WithCancel(ctx)
 	if s.member == nil {
 		watching = clientv3.WithRequireLeader(watching)
 	}
-	answers := s.client.Watch(watching, s.prefix+prefix, clientv3.WithPrefix(), clientv3.WithRev(from+1))
+	answers := s.client().Watch(watching, s.prefix+prefix, clientv3.WithPrefix(), clientv3.WithRev(from+1))
 	feed := store.NewFeed(s.patience)
 	go func() {
 		err := s.pump(ctx, feed, answers)
