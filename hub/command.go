@@ -71,6 +71,7 @@ The first start makes a certificate authority (ca.crt), an administrator
 	f.StringVar(&c.SubscriptionID, "subscription-id", "", "id of the subscription (default generated at the first start)")
 	f.BoolVar(&c.Unregistered, "unregistered", false, "leave the resource providers of a new subscription unregistered, as Azure does")
 	f.StringSliceVar(&c.Locations, "locations", []string{"local"}, "locations that are offered to clients")
+	c.People.flags(f)
 	f.StringVar(&level, "log-level", "info", "debug, info or error")
 	f.StringVar(&format, "log-format", "json", "json or text")
 	if err := cmd.MarkFlagRequired("data-dir"); err != nil {

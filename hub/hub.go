@@ -23,8 +23,10 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 	"golang.org/x/sync/errgroup"
 
+	"headwater.dev/hub/activity"
 	"headwater.dev/hub/auth"
 	"headwater.dev/hub/gateway"
+	"headwater.dev/hub/limit"
 	"headwater.dev/hub/rest"
 	"headwater.dev/hub/store"
 	"headwater.dev/hub/store/etcd"
@@ -60,6 +62,8 @@ type Config struct {
 	// Unregistered leaves the resource providers of a new subscription
 	// unregistered, as Azure does.
 	Unregistered bool
+	// People says who else is let in, and how much each may ask.
+	People People
 	// Locations are the locations that are offered to clients.
 	Locations []string
 	// Clock is time.Now when nil.
@@ -81,6 +85,8 @@ type Hub struct {
 	store    *etcd.Store
 	auth     *auth.Auth
 	gateway  *gateway.Gateway
+	limiter  *limit.Limiter
+	activity *activity.Log
 	server   *http.Server
 	registry *prometheus.Registry
 }
@@ -193,21 +199,34 @@ func (h *Hub) doors(ctx context.Context) (http.Handler, error) {
 	if err != nil {
 		return nil, err
 	}
+	issuers, err := c.People.issuers()
+	if err != nil {
+		return nil, err
+	}
 	h.auth, err = auth.New(ctx, auth.Config{Store: h.store, Dir: c.DataDir, ExternalURL: h.url, TenantID: c.TenantID,
-		SubscriptionID: c.SubscriptionID, Clock: c.Clock, Logger: h.log})
+		SubscriptionID: c.SubscriptionID, Issuers: issuers, Clock: c.Clock, Logger: h.log})
 	if err != nil {
 		return nil, err
 	}
 	h.gateway = gateway.New(gateway.Config{Store: h.store, Vault: v, Auth: h.auth, ExternalURL: h.url, Clock: c.Clock,
 		Logger: h.log, Registerer: h.registry})
-	users, err := rest.New(rest.Config{Store: h.store, Vault: v, Directory: h.auth, Locations: c.Locations,
-		Metrics: h.registry, Clock: c.Clock, Logger: h.log})
+	doorway := rest.Config{Store: h.store, Vault: v, Directory: h.auth, Locations: c.Locations,
+		Metrics: h.registry, Clock: c.Clock, Logger: h.log}
+	h.govern(&doorway)
+	users, err := rest.New(doorway)
 	if err != nil {
 		return nil, err
 	}
 	if err := users.Bootstrap(ctx, h.auth.SubscriptionID(), !c.Unregistered); err != nil {
 		return nil, err
 	}
+	people := h.limiter.Addresses(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if h.auth.Handles(r.URL.Path) {
+			h.auth.Handler().ServeHTTP(w, r)
+			return
+		}
+		users.ServeHTTP(w, r)
+	}))
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		switch path := r.URL.Path; {
 		case path == "/healthz":
@@ -216,10 +235,8 @@ func (h *Hub) doors(ctx context.Context) (http.Handler, error) {
 			h.ready(w, r)
 		case strings.HasPrefix(path, "/agents/v1/"):
 			h.gateway.Handler().ServeHTTP(w, r)
-		case h.auth.Handles(path):
-			h.auth.Handler().ServeHTTP(w, r)
 		default:
-			users.ServeHTTP(w, r)
+			people.ServeHTTP(w, r)
 		}
 	}), nil
 }
@@ -242,6 +259,7 @@ func (h *Hub) Run(ctx context.Context) error {
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return ignoreClosed(h.server.Serve(newGreeter(h.listener, h.server.TLSConfig))) })
 	group.Go(func() error { return h.gateway.Run(ctx) })
+	group.Go(func() error { return h.activity.Run(ctx) })
 	group.Go(func() error {
 		select {
 		case err := <-h.store.Failed():
