@@ -59,7 +59,7 @@ func (h *Hub) govern(c *rest.Config) {
 	p.Limits.Clock = h.config.Clock
 	h.limiter = limit.New(p.Limits)
 	h.activity = activity.New(activity.Config{Store: h.store, Retention: p.ActivityRetention, Max: p.ActivityMax, Clock: h.config.Clock, Logger: h.log})
-	rights := access.New(access.Config{Store: h.store, Auth: h.auth, Clock: h.config.Clock})
+	rights := access.New(access.Config{Store: h.store, Auth: h.auth, Canon: rest.Canon, Clock: h.config.Clock})
 	c.Gates = []auth.Gate{h.limiter.Gate, h.activity.Gate}
 	c.Locks = rights.Locks
 	c.Mounts = []rest.Mount{rights, h.activity}

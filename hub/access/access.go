@@ -28,6 +28,8 @@ import (
 type Config struct {
 	Store store.Store
 	Auth  *auth.Auth
+	// Canon brings ids to their usual casing; nil leaves them.
+	Canon func(arm.ID) arm.ID
 	// Clock is time.Now when nil.
 	Clock func() time.Time
 }
@@ -36,12 +38,16 @@ type Config struct {
 type Access struct {
 	store store.Store
 	auth  *auth.Auth
+	canon func(arm.ID) arm.ID
 	clock func() time.Time
 }
 
 // New makes it.
 func New(c Config) *Access {
-	a := &Access{store: c.Store, auth: c.Auth, clock: c.Clock}
+	a := &Access{store: c.Store, auth: c.Auth, canon: c.Canon, clock: c.Clock}
+	if a.canon == nil {
+		a.canon = func(id arm.ID) arm.ID { return id }
+	}
 	if a.clock == nil {
 		a.clock = time.Now
 	}
@@ -157,45 +163,43 @@ func (t target) key(method string) string {
 
 // Demand says what a request needs; ok is false when its path is another's.
 func (a *Access) Demand(r *http.Request) (auth.Demand, bool, error) {
-	t, ok := parse(r.URL.Path)
-	if !ok {
-		return auth.Demand{}, false, nil
-	}
-	method := r.Method
-	if method == http.MethodHead {
-		method = http.MethodGet
-	}
-	e, ok := a.table()[t.key(method)]
-	if !ok {
-		return auth.Demand{}, true, arm.Errorf(arm.CodeMethodNotAllowed, "%s is not possible on %s.", r.Method, r.URL.Path)
-	}
-	if t.scope != "" {
-		id, err := arm.ParseID(t.scope)
-		if err != nil {
-			return auth.Demand{}, true, arm.Errorf(arm.CodeInvalidID, "%v", err)
-		}
-		t.scope = id.String()
+	t, e, ok, err := a.resolve(r)
+	if err != nil || !ok {
+		return auth.Demand{}, ok, err
 	}
 	return auth.Demand{Action: e.action, Scope: t.scope, Filtered: e.filtered, Free: e.free}, true, nil
 }
 
-// Serve answers a request that was admitted.
-func (a *Access) Serve(w http.ResponseWriter, r *http.Request, who auth.Principal, rights auth.Rights) error {
-	t, _ := parse(r.URL.Path)
+// resolve finds what a request is about and what serves it; ok is false when
+// its path is another's.
+func (a *Access) resolve(r *http.Request) (target, entry, bool, error) {
+	t, ok := parse(r.URL.Path)
+	if !ok {
+		return t, entry{}, false, nil
+	}
 	method := r.Method
 	if method == http.MethodHead {
 		method = http.MethodGet
 	}
+	e, ok := a.table()[t.key(method)]
+	if !ok {
+		return t, e, true, arm.Errorf(arm.CodeMethodNotAllowed, "%s is not possible on %s.", r.Method, r.URL.Path)
+	}
 	if t.scope != "" {
 		id, err := arm.ParseID(t.scope)
 		if err != nil {
-			return err
+			return t, e, true, arm.Errorf(arm.CodeInvalidID, "%v", err)
 		}
-		t.scope = id.String()
+		t.scope = a.canon(id).String()
 	}
-	e, ok := a.table()[t.key(method)]
-	if !ok {
-		return arm.Errorf(arm.CodeMethodNotAllowed, "%s is not possible on %s.", r.Method, r.URL.Path)
+	return t, e, true, nil
+}
+
+// Serve answers a request that was admitted.
+func (a *Access) Serve(w http.ResponseWriter, r *http.Request, who auth.Principal, rights auth.Rights) error {
+	t, e, _, err := a.resolve(r)
+	if err != nil {
+		return err
 	}
 	return e.serve(&call{ctx: r.Context(), w: w, r: r, target: t, who: who, rights: rights, now: a.clock().UTC()})
 }

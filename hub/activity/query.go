@@ -84,8 +84,8 @@ func (q *query) add(t arm.Term) error {
 	}
 	switch {
 	case t.Is("eventTimestamp", "ge"), t.Is("eventTimestamp", "le"):
-		at, err := time.Parse(time.RFC3339, strings.Replace(t.Value, " ", "+", 1))
-		if err != nil {
+		at, ok := moment(t.Value)
+		if !ok {
 			return arm.Errorf(arm.CodeInvalidParameter, "The $filter has '%s' for a time: use 2026-01-02T03:04:05Z.", clip(t.Value))
 		}
 		if t.Op == "ge" {
@@ -119,6 +119,16 @@ func (q *query) add(t arm.Term) error {
 			"resourceProvider, resourceType, correlationId, caller, status or levels eq.", clip(t.Name), t.Op)
 	}
 	return nil
+}
+
+// moment reads a time as clients write it: with a zone, or in UTC without one.
+func moment(s string) (time.Time, bool) {
+	for _, layout := range []string{time.RFC3339, "2006-01-02T15:04:05", "2006-01-02 15:04:05", "2006-01-02"} {
+		if at, err := time.Parse(layout, s); err == nil {
+			return at, true
+		}
+	}
+	return time.Time{}, false
 }
 
 // wants reports whether an entry was asked for, by somebody with these rights.

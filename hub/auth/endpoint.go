@@ -80,8 +80,15 @@ func (a *Auth) routes() http.Handler {
 	})
 }
 
+// isTenant reports whether a path begins with the tenant or one of its aliases;
+// "adfs" is how old Azure CLIs are told not to ask Microsoft about a directory.
 func (a *Auth) isTenant(name string) bool {
-	return strings.EqualFold(name, a.tenant) || strings.EqualFold(name, "organizations") || strings.EqualFold(name, "common")
+	for _, known := range []string{a.tenant, "organizations", "common", "adfs"} {
+		if strings.EqualFold(name, known) {
+			return true
+		}
+	}
+	return false
 }
 
 // configuration answers the OpenID configuration of one version.

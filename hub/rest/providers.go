@@ -75,6 +75,9 @@ func canon(s string) string {
 	return s
 }
 
+// Canon is the usual casing of the provider and type names of a resource id.
+func Canon(id arm.ID) arm.ID { return id.Recase(canon) }
+
 // alwaysRegistered reports whether a namespace needs no registration.
 func alwaysRegistered(namespace string) bool {
 	return slices.ContainsFunc([]string{"Microsoft.Resources", "Microsoft.Authorization", "Microsoft.Insights", "Headwater.Identity"},
