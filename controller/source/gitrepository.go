@@ -7,16 +7,20 @@ import (
 	"io"
 	"net/url"
 	"reflect"
+	"sync"
 	"time"
 
 	"github.com/fluxcd/pkg/apis/meta"
-	"github.com/fluxcd/pkg/runtime/conditions"
 	sourcev1 "github.com/fluxcd/source-controller/api/v1"
+	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"headwater.dev/kernel/artifact"
+	"headwater.dev/kernel/cloud"
 	"headwater.dev/kernel/git"
+	"headwater.dev/kernel/git/githubapp"
 	"headwater.dev/kernel/phase"
+	"headwater.dev/kernel/secret"
 )
 
 // gitScope is one reconcile of a GitRepository.
@@ -24,9 +28,24 @@ type gitScope struct {
 	base
 	obj   *sourcev1.GitRepository
 	creds git.Credentials
+	// keys are who may sign; includes are the artifacts of spec.include.
+	keys     gitKeys
+	includes []*meta.Artifact
+	// refused is called when the server refuses the credentials; nil for none.
+	refused func()
+}
+
+// gitLoop is what the reconciles of GitRepositories share: caches, without which
+// everything is asked again.
+type gitLoop struct {
+	*loops
+	tokens *githubapp.Tokens
+	// verified tells what was verified last, by object.
+	verified sync.Map
 }
 
 func (l *loops) gitRepository() *phase.Reconciler[*sourcev1.GitRepository, gitScope] {
+	g := &gitLoop{loops: l, tokens: githubapp.NewTokens(time.Now)}
 	return &phase.Reconciler[*sourcev1.GitRepository, gitScope]{
 		Client: l.client, Live: l.host.Manager.GetAPIReader(), Events: l.events,
 		FieldOwner: fieldOwner, Finalizer: sourcev1.SourceFinalizer,
@@ -41,8 +60,10 @@ func (l *loops) gitRepository() *phase.Reconciler[*sourcev1.GitRepository, gitSc
 		Phases: []phase.Phase[gitScope]{
 			{Name: "check the specification", Do: checkGit},
 			{Name: "look for the stored artifact", Do: func(ctx context.Context, s *gitScope) error { return l.recall(ctx, &s.base) }},
-			{Name: "read the credentials", Do: l.gitCredentials},
-			{Name: "fetch and store what is new", Do: l.gitFetch},
+			{Name: "read the credentials", Do: g.credentials},
+			{Name: "read the trusted keys", Do: g.readKeys},
+			{Name: "look for the included artifacts", Do: g.findIncludes},
+			{Name: "fetch, verify and store what is new", Do: g.fetch},
 			{Name: "collect old artifacts", Do: func(_ context.Context, s *gitScope) error {
 				return l.stored(&s.base, meta.SucceededReason, fmt.Sprintf("stored artifact for revision '%s'", s.obj.Status.Artifact.Revision))
 			}},
@@ -52,27 +73,15 @@ func (l *loops) gitRepository() *phase.Reconciler[*sourcev1.GitRepository, gitSc
 		},
 		Success:  func(s *gitScope) phase.Success { return s.success(s.obj.GetRequeueAfter()) },
 		Metadata: func(s *gitScope) map[string]string { return metadata(s.obj.Status.Artifact) },
-		Gone:     l.gone(sourcev1.GitRepositoryKind),
+		Gone: func(n types.NamespacedName) {
+			g.verified.Delete(n)
+			l.gone(sourcev1.GitRepositoryKind)(n)
+		},
 	}
 }
 
 // checkGit refuses what cannot work, before anything is done.
 func checkGit(_ context.Context, s *gitScope) error {
-	spec := s.obj.Spec
-	unsupported := ""
-	switch {
-	case s.obj.GetProvider() != sourcev1.GitProviderGeneric:
-		unsupported = fmt.Sprintf("spec.provider: %q is not supported: use \"generic\" with spec.secretRef", spec.Provider)
-	case spec.Verification != nil:
-		unsupported = "spec.verify: signatures cannot be checked yet; remove the field to use the repository without"
-	case spec.RecurseSubmodules:
-		unsupported = "spec.recurseSubmodules: submodules are not supported yet; remove the field to use the repository without them"
-	case len(spec.Include) > 0:
-		unsupported = "spec.include: including other repositories is not supported yet; remove the field"
-	}
-	if unsupported != "" {
-		return fetchFailed(s.obj, phase.Stalled(sourcev1.InvalidProviderConfigurationReason, errors.New(unsupported)))
-	}
 	if err := gitReference(s.obj).Validate(); err != nil {
 		return fetchFailed(s.obj, phase.Stalled(sourcev1.GitOperationFailedReason, fmt.Errorf("spec.ref: %w", err)))
 	}
@@ -87,11 +96,21 @@ func gitReference(o *sourcev1.GitRepository) git.Reference {
 	return git.Reference{Branch: r.Branch, Tag: r.Tag, SemVer: r.SemVer, Name: r.Name, Commit: r.Commit}
 }
 
-// gitCredentials reads the Secrets that the repository names.
-func (l *loops) gitCredentials(ctx context.Context, s *gitScope) error {
-	err := l.readGitSecret(ctx, s)
-	if err == nil && s.obj.Spec.ProxySecretRef != nil {
-		s.creds.Proxy, err = l.proxy(ctx, s.obj, s.obj.Spec.ProxySecretRef.Name)
+// credentials reads the Secrets that the repository names, and asks its provider.
+func (g *gitLoop) credentials(ctx context.Context, s *gitScope) error {
+	var err error
+	if s.obj.Spec.ProxySecretRef != nil {
+		s.creds.Proxy, err = g.proxy(ctx, s.obj, s.obj.Spec.ProxySecretRef.Name)
+	}
+	var data secret.Secret
+	if err == nil && s.obj.Spec.SecretRef != nil {
+		data, err = g.secret(ctx, s.obj, s.obj.Spec.SecretRef.Name)
+	}
+	if err == nil && s.obj.Spec.SecretRef != nil {
+		err = s.readSecret(data)
+	}
+	if err == nil {
+		err = g.login(ctx, s, data)
 	}
 	if err != nil {
 		return fetchFailed(s.obj, err)
@@ -99,14 +118,60 @@ func (l *loops) gitCredentials(ctx context.Context, s *gitScope) error {
 	return nil
 }
 
-func (l *loops) readGitSecret(ctx context.Context, s *gitScope) error {
-	if s.obj.Spec.SecretRef == nil {
+// login gets credentials from the provider of the repository.
+func (g *gitLoop) login(ctx context.Context, s *gitScope, data secret.Secret) error {
+	invalid := func(format string, args ...any) error {
+		return phase.Stalled(sourcev1.InvalidProviderConfigurationReason, fmt.Errorf(format, args...))
+	}
+	o := s.obj
+	u, err := url.Parse(o.Spec.URL)
+	provider := o.GetProvider()
+	switch {
+	case err != nil:
+		return phase.Stalled(sourcev1.URLInvalidReason, errors.New("spec.url does not parse"))
+	case provider == sourcev1.GitProviderGeneric && githubapp.Present(data.Data):
+		return invalid("secretRef '%s/%s' has github app data but provider is not set to github", o.Namespace, o.Spec.SecretRef.Name)
+	case provider == sourcev1.GitProviderGeneric:
 		return nil
+	case u.Scheme == "ssh":
+		return invalid("spec.provider %q gives credentials for https, and spec.url is ssh: use an https URL or the provider generic", provider)
+	case provider == sourcev1.GitProviderGitHub:
+		return g.githubLogin(ctx, s, data)
 	}
-	data, err := l.secret(ctx, s.obj, s.obj.Spec.SecretRef.Name)
+	login, err := g.clouds.Git(ctx, provider, u, g.clouds.Options(o, o.Spec.ServiceAccountName, s.creds.Proxy)...)
+	if errors.Is(err, cloud.ErrUnsupported) {
+		return invalid("spec.provider: %w", err)
+	}
 	if err != nil {
-		return err
+		return phase.Transient(sourcev1.AuthenticationFailedReason, fmt.Errorf("failed to configure authentication options: %w", err))
 	}
+	s.creds.Username, s.creds.Password, s.creds.BearerToken = login.Username, login.Password, login.Bearer
+	return nil
+}
+
+// githubLogin gets a token of the GitHub App in the Secret.
+func (g *gitLoop) githubLogin(ctx context.Context, s *gitScope, data secret.Secret) error {
+	if !githubapp.Present(data.Data) {
+		return phase.Stalled(sourcev1.InvalidProviderConfigurationReason, errors.New("secretRef with github app data must be specified when provider is set to github"))
+	}
+	app, err := githubapp.Parse(data.Data)
+	if err != nil {
+		return badSecret(fmt.Errorf("Secret %q: %w", s.obj.Spec.SecretRef.Name, err))
+	}
+	app.CA, app.Proxy = s.creds.CA, s.creds.Proxy
+	ctx, cancel := context.WithTimeout(ctx, timeout(s.timeout()))
+	defer cancel()
+	token, err := g.tokens.Get(ctx, app)
+	if err != nil {
+		return phase.Transient(sourcev1.AuthenticationFailedReason, fmt.Errorf("failed to configure authentication options: %w", err))
+	}
+	s.creds.Username, s.creds.Password, s.creds.BearerToken = githubapp.Username, token, ""
+	s.refused = func() { g.tokens.Forget(app) }
+	return nil
+}
+
+// readSecret takes what fits the URL.
+func (s *gitScope) readSecret(data secret.Secret) error {
 	u, err := url.Parse(s.obj.Spec.URL)
 	if err == nil && u.Scheme == "ssh" {
 		key, err := data.SSH()
@@ -132,9 +197,8 @@ func (l *loops) readGitSecret(ctx context.Context, s *gitScope) error {
 	return nil
 }
 
-// gitFetch asks the remote, and publishes an artifact when it has something
-// new.
-func (l *loops) gitFetch(ctx context.Context, s *gitScope) error {
+// fetch asks the remote, and publishes an artifact when it has something new.
+func (g *gitLoop) fetch(ctx context.Context, s *gitScope) error {
 	remote, err := git.NewRemote(s.obj.Spec.URL, s.creds)
 	if err != nil {
 		return fetchFailed(s.obj, phase.Stalled(sourcev1.URLInvalidReason, err))
@@ -142,23 +206,39 @@ func (l *loops) gitFetch(ctx context.Context, s *gitScope) error {
 	limit := timeout(s.timeout())
 	fetch, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
-	mirror := l.mirrors.For(remote)
-	_, snapshot, err := mirror.Update(fetch, remote, gitReference(s.obj), s.current)
+	mirror := g.mirrors.For(remote)
+	known := func(t git.Target) bool { return s.current(t) && g.isVerified(s, t) }
+	_, snapshot, err := mirror.Update(fetch, remote, gitReference(s.obj), known)
 	if err != nil {
-		if errors.Is(err, context.DeadlineExceeded) && ctx.Err() == nil {
-			err = fmt.Errorf("%w: it took longer than spec.timeout (%s)", err, limit)
-		}
-		return fetchFailed(s.obj, classifyGit(fmt.Errorf("failed to checkout and determine revision: %w", err), s.obj.GetRequeueAfter()))
+		return s.fetchFailed(ctx, "failed to checkout and determine revision", err)
 	}
 	if snapshot == nil {
 		return nil
 	}
 	defer snapshot.Close()
-	err = l.gitPublish(ctx, s, snapshot)
+	if err := g.verify(s, snapshot); err != nil || s.current(snapshot.Target) {
+		return err
+	}
+	tree, err := g.compose(fetch, s, snapshot, remote)
+	if err == nil {
+		defer tree.close()
+		err = g.gitPublish(ctx, s, snapshot, tree)
+	}
 	if errors.Is(err, git.ErrDamaged) {
 		err = errors.Join(err, mirror.Reset(ctx))
 	}
 	return err
+}
+
+// fetchFailed notes that the remote is at fault.
+func (s *gitScope) fetchFailed(ctx context.Context, what string, err error) error {
+	if errors.Is(err, context.DeadlineExceeded) && ctx.Err() == nil {
+		err = fmt.Errorf("%w: it took longer than spec.timeout (%s)", err, timeout(s.timeout()))
+	}
+	if errors.Is(err, git.ErrAuth) && s.refused != nil {
+		s.refused()
+	}
+	return fetchFailed(s.obj, classifyGit(fmt.Errorf("%s: %w", what, err), s.obj.GetRequeueAfter()))
 }
 
 func (s *gitScope) timeout() time.Duration {
@@ -175,17 +255,16 @@ func (s *gitScope) current(t git.Target) bool {
 	return o.Status.Artifact.HasRevision(t.Revision()) &&
 		reflect.DeepEqual(o.Spec.Ignore, o.Status.ObservedIgnore) &&
 		reflect.DeepEqual(o.Spec.SparseCheckout, o.Status.ObservedSparseCheckout) &&
-		len(o.Status.ObservedInclude) == 0 && !o.Status.ObservedRecurseSubmodules
+		o.Spec.RecurseSubmodules == o.Status.ObservedRecurseSubmodules && s.sameIncludes()
 }
 
-func (l *loops) gitPublish(ctx context.Context, s *gitScope, snapshot *git.Snapshot) error {
+func (g *gitLoop) gitPublish(ctx context.Context, s *gitScope, snapshot *git.Snapshot, files content) error {
 	o := s.obj
-	files := snapshot.Files(git.Selection{Ignore: o.Spec.Ignore, Directories: o.Spec.SparseCheckout})
-	err := l.publish(ctx, &s.base, artifact.Put{
+	err := g.publish(ctx, &s.base, artifact.Put{
 		File:     snapshot.Commit.Hash.String() + ".tar.gz",
 		Latest:   "latest.tar.gz",
 		Revision: snapshot.Target.Revision(),
-		Write:    func(w io.Writer) error { return artifact.Pack(w, files) },
+		Write:    func(w io.Writer) error { return artifact.Pack(w, files.entries) },
 	})
 	switch {
 	case errors.Is(err, git.ErrInvalid):
@@ -197,10 +276,8 @@ func (l *loops) gitPublish(ctx context.Context, s *gitScope, snapshot *git.Snaps
 	}
 	o.Status.ObservedIgnore = o.Spec.Ignore
 	o.Status.ObservedSparseCheckout = o.Spec.SparseCheckout
-	o.Status.ObservedInclude, o.Status.IncludedArtifacts = nil, nil
-	o.Status.ObservedRecurseSubmodules = false
-	o.Status.SourceVerificationMode = nil
-	conditions.Delete(o, sourcev1.SourceVerifiedCondition)
+	o.Status.ObservedInclude, o.Status.IncludedArtifacts = o.Spec.Include, s.includes
+	o.Status.ObservedRecurseSubmodules = o.Spec.RecurseSubmodules
 	s.announce(fmt.Sprintf("stored artifact for commit '%s'", snapshot.Commit.Subject()))
 	return nil
 }
@@ -211,6 +288,8 @@ func classifyGit(err error, interval time.Duration) error {
 	switch {
 	case errors.As(err, &limited):
 		return phase.RetryAfter(sourcev1.GitOperationFailedReason, max(limited.After, min(interval, time.Minute)), err)
+	case errors.Is(err, git.ErrEmpty):
+		return phase.Transient("EmptyGitRepository", err)
 	case errors.Is(err, git.ErrInvalid):
 		return phase.Stalled(sourcev1.GitOperationFailedReason, err)
 	case errors.Is(err, git.ErrAuth), errors.Is(err, git.ErrHostKey):
@@ -222,7 +301,11 @@ func classifyGit(err error, interval time.Duration) error {
 // gitSecrets names the Secrets whose change concerns the repository.
 func gitSecrets(o client.Object) []string {
 	spec := o.(*sourcev1.GitRepository).Spec
-	return names(spec.SecretRef, spec.ProxySecretRef)
+	list := names(spec.SecretRef, spec.ProxySecretRef)
+	if spec.Verification != nil {
+		list = append(list, spec.Verification.SecretRef.Name)
+	}
+	return list
 }
 
 // gitRemote names the server of the repository, for the gate.

@@ -70,6 +70,10 @@ func TestLoops(t *testing.T) {
 	p := launch(t, c)
 	for name, test := range map[string]func(*testing.T, *world){
 		"Bucket":                            testBucket,
+		"GitHubApp":                         testGitHubApp,
+		"GitInclude":                        testGitInclude,
+		"GitSubmodules":                     testGitSubmodules,
+		"GitVerify":                         testGitVerify,
 		"GitRepositoryFailures":             testGitRepositoryFailures,
 		"GitRepositoryLife":                 testGitRepositoryLife,
 		"GitRepositoryRestoresLostArtifact": testGitRepositoryRestoresLostArtifact,

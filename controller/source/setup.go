@@ -22,6 +22,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/predicate"
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 
+	"headwater.dev/kernel/cloud"
 	"headwater.dev/kernel/git"
 	"headwater.dev/kernel/host"
 )
@@ -43,9 +44,9 @@ type kind struct {
 	secrets    func(client.Object) []string
 	remote     func(client.Object) string
 	reconciler reconcile.Reconciler
-	// source names the source that an object is made from, as kind/name; nil
+	// uses names the sources that an object is made from, as kind/name; nil
 	// for kinds that have none.
-	source func(client.Object) string
+	uses func(client.Object) []string
 	// sources are the kinds that it may be made from.
 	sources map[string]client.Object
 }
@@ -61,8 +62,13 @@ func Setup(_ context.Context, h *host.Host) error {
 	if err != nil {
 		return err
 	}
+	clouds, err := cloud.New(cloud.Config{Client: h.Manager.GetClient(), Live: h.Manager.GetAPIReader()})
+	if err != nil {
+		return err
+	}
 	l := &loops{
-		host: h, client: h.Manager.GetClient(), store: h.Artifacts, reader: h.Reader, mirrors: mirrors, events: events,
+		clouds: clouds,
+		host:   h, client: h.Manager.GetClient(), store: h.Artifacts, reader: h.Reader, mirrors: mirrors, events: events,
 		packing: make(chan struct{}, runtime.GOMAXPROCS(0)),
 	}
 	for _, run := range []func(context.Context) error{l.server, l.janitor} {
@@ -83,7 +89,8 @@ func (l *loops) kinds() []kind {
 		{
 			name: "gitrepository", new: func() client.Object { return &sourcev1.GitRepository{} },
 			list:    func() client.ObjectList { return &sourcev1.GitRepositoryList{} },
-			secrets: gitSecrets, remote: gitRemote, reconciler: l.gitRepository(),
+			secrets: gitSecrets, remote: gitRemote, reconciler: l.gitRepository(), uses: gitIncludes,
+			sources: map[string]client.Object{sourcev1.GitRepositoryKind: &sourcev1.GitRepository{}},
 		},
 		{
 			name: "ocirepository", new: func() client.Object { return &sourcev1.OCIRepository{} },
@@ -103,7 +110,8 @@ func (l *loops) kinds() []kind {
 		{
 			name: "helmchart", new: func() client.Object { return &sourcev1.HelmChart{} },
 			list:   func() client.ObjectList { return &sourcev1.HelmChartList{} },
-			remote: chartRemote, reconciler: l.helmChart(), source: chartSourceKey,
+			remote: chartRemote, reconciler: l.helmChart(),
+			uses: func(o client.Object) []string { return []string{chartSourceKey(o)} },
 			sources: map[string]client.Object{
 				sourcev1.HelmRepositoryKind: &sourcev1.HelmRepository{},
 				sourcev1.GitRepositoryKind:  &sourcev1.GitRepository{},
@@ -133,9 +141,8 @@ func (l *loops) register(k kind) error {
 			return err
 		}
 	}
-	if k.source != nil {
-		index := func(o client.Object) []string { return []string{k.source(o)} }
-		if err := mgr.GetFieldIndexer().IndexField(context.Background(), k.new(), bySource, index); err != nil {
+	if k.uses != nil {
+		if err := mgr.GetFieldIndexer().IndexField(context.Background(), k.new(), bySource, k.uses); err != nil {
 			return err
 		}
 	}

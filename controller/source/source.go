@@ -20,6 +20,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"headwater.dev/kernel/artifact"
+	"headwater.dev/kernel/cloud"
 	"headwater.dev/kernel/event"
 	"headwater.dev/kernel/git"
 	"headwater.dev/kernel/host"
@@ -42,6 +43,7 @@ type loops struct {
 	store   *artifact.Store
 	reader  artifact.Reader
 	mirrors *git.Mirrors
+	clouds  *cloud.Providers
 	events  *event.Recorder
 	// packing holds a place for every archive that may be made at a time.
 	packing chan struct{}
