@@ -167,7 +167,7 @@ func (a *Access) Demand(r *http.Request) (auth.Demand, bool, error) {
 	if err != nil || !ok {
 		return auth.Demand{}, ok, err
 	}
-	return auth.Demand{Action: e.action, Scope: t.scope, Filtered: e.filtered, Free: e.free}, true, nil
+	return auth.Demand{Action: e.action, Scope: t.scope, Resource: t.resource(e.action), Filtered: e.filtered, Free: e.free}, true, nil
 }
 
 // resolve finds what a request is about and what serves it; ok is false when
@@ -202,6 +202,16 @@ func (a *Access) Serve(w http.ResponseWriter, r *http.Request, who auth.Principa
 		return err
 	}
 	return e.serve(&call{ctx: r.Context(), w: w, r: r, target: t, who: who, rights: rights, now: a.clock().UTC()})
+}
+
+// resource is the id of what an action is on.
+func (t target) resource(action string) string {
+	parts := strings.SplitN(action, "/", 3)
+	id := t.scope + "/providers/" + parts[0] + "/" + parts[1]
+	if t.name != "" {
+		id += "/" + t.name
+	}
+	return id
 }
 
 // at is the scope for comparing: "/" for the tenant.

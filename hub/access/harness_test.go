@@ -49,6 +49,7 @@ type hub struct {
 func (h *hub) clock() time.Time {
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	h.now = h.now.Add(time.Microsecond) // no two moments are one
 	return h.now
 }
 

@@ -182,8 +182,8 @@ func (l *Log) entry(a *auth.Attempt) Entry {
 	if len(a.ClientRequestID) <= 64 {
 		e.ClientRequestID = a.ClientRequestID
 	}
-	if !ownRecord(a.Action) {
-		e.ResourceID = a.Path
+	if a.Resource != "" {
+		e.ResourceID = a.Resource
 	}
 	return e
 }

@@ -14,9 +14,9 @@ type Attempt struct {
 	// Action as roles name it, "Microsoft.Authorization/locks/write"; Scope is
 	// the ARM id that it is on, "" for the whole tenant.
 	Action, Scope string
-	Method        string
-	// Path is that of the request, without its query.
-	Path string
+	// Resource is the ARM id of what would change; Scope when empty.
+	Resource string
+	Method   string
 	// From is the peer's address, without its port.
 	From                       string
 	RequestID, Correlation     string
@@ -62,6 +62,8 @@ func (a *Attempt) Write() bool { return a.Method != http.MethodGet && a.Method !
 type Demand struct {
 	// Action and Scope are as in Attempt.
 	Action, Scope string
+	// Resource is as in Attempt.
+	Resource string
 	// Filtered is a list: the action is needed at anything at or below the scope.
 	Filtered bool
 	// Free asks for no rights: who is signed in may.

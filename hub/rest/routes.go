@@ -231,7 +231,7 @@ func (c *call) admit(rt route) error {
 
 // attempt describes what a request is about to do.
 func (s *Server) attempt(w http.ResponseWriter, r *http.Request, who auth.Principal, action, scope string) *auth.Attempt {
-	return &auth.Attempt{Who: who, Action: action, Scope: scope, Method: r.Method, Path: r.URL.Path, From: auth.Address(r),
+	return &auth.Attempt{Who: who, Action: action, Scope: scope, Method: r.Method, From: auth.Address(r),
 		RequestID: w.Header().Get(arm.HeaderRequestID), Correlation: w.Header().Get(arm.HeaderCorrelationID),
 		ClientRequestID: r.Header.Get(arm.HeaderClientRequestID), UserAgent: r.UserAgent(), At: s.clock().UTC(), Header: w.Header()}
 }
@@ -296,6 +296,7 @@ func (s *Server) serveMount(w http.ResponseWriter, r *http.Request, m Mount, d a
 		return auth.Forbid(who, d.Action, scope)
 	}
 	a := s.attempt(w, r, who, d.Action, d.Scope)
+	a.Resource = d.Resource
 	run := func() error { return m.Serve(w, r.WithContext(auth.NewContext(r.Context(), a)), who, rights) }
 	return s.carry(w, r, a, may, run)
 }
