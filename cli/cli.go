@@ -41,11 +41,18 @@ func Run(ctx context.Context, args []string, streams Streams, env func(string) s
 	if err == nil {
 		return exitOK
 	}
+	var own *coded
+	if errors.As(err, &own) && own.err == nil {
+		return own.code
+	}
 	for i, line := range strings.Split(explain(err).Error(), "\n") { // errors quote what others wrote
 		if i == 0 {
 			line = "error: " + line
 		}
 		fmt.Fprintln(streams.Err, clean(line))
+	}
+	if own != nil {
+		return own.code
 	}
 	if client.IsNotFound(err) || errors.Is(err, errMissing) {
 		return exitNotFound
@@ -97,7 +104,8 @@ of that name, @- from standard input; give secrets that way.`,
 	if err := root.RegisterFlagCompletionFunc("output", cobra.FixedCompletions(formats(), cobra.ShellCompDirectiveNoFileComp)); err != nil {
 		panic(err) // the flag is defined above
 	}
-	root.AddCommand(s.login(), s.logout(), s.account(), s.group(), s.connectedk8s(), s.extension(), s.configuration(), s.rest(), s.version())
+	root.AddCommand(s.login(), s.logout(), s.account(), s.group(), s.connectedk8s(), s.extension(), s.configuration(), s.rest(), s.version(),
+		s.buildCommand(), s.diffCommand(), s.treeCommand())
 	return root
 }
 
