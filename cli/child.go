@@ -46,6 +46,10 @@ func patiently(cmd *cobra.Command, what string, wait func() error) error {
 
 // childList is the verb list of a collection below a cluster.
 func (s *session) childList(collection, short string, columns []column) *cobra.Command {
+	return s.childListAt(collection, client.VersionConfiguration, short, columns)
+}
+
+func (s *session) childListAt(collection, version, short string, columns []column) *cobra.Command {
 	var t target
 	cmd := &cobra.Command{
 		Use: "list", Short: short, Args: cobra.NoArgs,
@@ -59,7 +63,7 @@ func (s *session) childList(collection, short string, columns []column) *cobra.C
 				return err
 			}
 			all, err := client.List[object](cmd.Context(), c,
-				cluster+"/providers/Microsoft.KubernetesConfiguration/"+collection, client.VersionConfiguration)
+				cluster+"/providers/Microsoft.KubernetesConfiguration/"+collection, version)
 			if err != nil {
 				return err
 			}
@@ -75,6 +79,10 @@ type identify func(cluster, name string) string
 
 // fetch reads a resource of the cluster of t.
 func (s *session) fetch(cmd *cobra.Command, t target, name string, id identify) (*client.Client, string, object, error) {
+	return s.fetchAt(cmd, t, name, client.VersionConfiguration, id)
+}
+
+func (s *session) fetchAt(cmd *cobra.Command, t target, name, version string, id identify) (*client.Client, string, object, error) {
 	c, err := s.hub()
 	if err != nil {
 		return nil, "", nil, err
@@ -83,17 +91,21 @@ func (s *session) fetch(cmd *cobra.Command, t target, name string, id identify) 
 	if err != nil {
 		return nil, "", nil, err
 	}
-	o, err := client.Get[object](cmd.Context(), c, id(cluster, name), client.VersionConfiguration)
+	o, err := client.Get[object](cmd.Context(), c, id(cluster, name), version)
 	return c, id(cluster, name), o, err
 }
 
 func (s *session) childShow(what, short string, id identify, columns []column) *cobra.Command {
+	return s.childShowAt(what, client.VersionConfiguration, short, id, columns)
+}
+
+func (s *session) childShowAt(what, version, short string, id identify, columns []column) *cobra.Command {
 	var t target
 	var name string
 	cmd := &cobra.Command{
 		Use: "show", Short: short, Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			_, _, o, err := s.fetch(cmd, t, name, id)
+			_, _, o, err := s.fetchAt(cmd, t, name, version, id)
 			if err != nil {
 				return err
 			}
@@ -106,13 +118,17 @@ func (s *session) childShow(what, short string, id identify, columns []column) *
 }
 
 func (s *session) childDelete(what, short string, id identify) *cobra.Command {
+	return s.childDeleteAt(what, client.VersionConfiguration, short, id)
+}
+
+func (s *session) childDeleteAt(what, version, short string, id identify) *cobra.Command {
 	var t target
 	var name string
 	var force, yes, noWait bool
 	cmd := &cobra.Command{
 		Use: "delete", Short: short, Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			c, resourceID, o, err := s.fetch(cmd, t, name, id)
+			c, resourceID, o, err := s.fetchAt(cmd, t, name, version, id)
 			if err != nil {
 				return err
 			}
@@ -123,7 +139,7 @@ func (s *session) childDelete(what, short string, id identify) *cobra.Command {
 			if err := confirm(cmd, yes, question); err != nil {
 				return err
 			}
-			p, err := client.Delete(cmd.Context(), c, resourceID, client.VersionConfiguration, force)
+			p, err := client.Delete(cmd.Context(), c, resourceID, version, force)
 			if err != nil || noWait {
 				return err
 			}

@@ -104,7 +104,7 @@ of that name, @- from standard input; give secrets that way.`,
 	if err := root.RegisterFlagCompletionFunc("output", cobra.FixedCompletions(formats(), cobra.ShellCompDirectiveNoFileComp)); err != nil {
 		panic(err) // the flag is defined above
 	}
-	root.AddCommand(s.login(), s.logout(), s.account(), s.group(), s.connectedk8s(), s.extension(), s.configuration(), s.rest(), s.version(),
+	root.AddCommand(s.login(), s.logout(), s.account(), s.group(), s.connectedk8s(), s.extension(), s.configuration(), s.migrate(), s.rest(), s.version(),
 		s.buildCommand(), s.diffCommand(), s.treeCommand())
 	return root
 }

@@ -21,7 +21,7 @@ func (s *session) extension() *cobra.Command {
 	return groupOf("k8s-extension", "Extensions of clusters", s.extensionPut(false), s.extensionPut(true),
 		s.childList("extensions", "List the extensions of a cluster", extensionColumns()),
 		s.childShow("extension", "Show an extension", client.ExtensionID, extensionColumns()),
-		s.childDelete("extension", "Delete an extension", client.ExtensionID))
+		s.childDelete("extension", "Delete an extension", client.ExtensionID), s.extensionTypes())
 }
 
 // extensionOptions are the flags of create and update.

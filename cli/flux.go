@@ -20,8 +20,8 @@ func (s *session) configuration() *cobra.Command {
 		s.childList("fluxConfigurations", "List the configurations of a cluster", fluxColumns()),
 		s.childShow("configuration", "Show a configuration with its status", client.ConfigurationID, fluxColumns()),
 		s.childDelete("configuration", "Delete a configuration", client.ConfigurationID),
-		s.kustomization(), s.deployedObject())
-	return groupOf("k8s-configuration", "Configurations of clusters", flux)
+		s.reconcile(), s.kustomization(), s.deployedObject())
+	return groupOf("k8s-configuration", "Configurations of clusters", append([]*cobra.Command{flux}, s.sourceControls()...)...)
 }
 
 // fluxOptions are the flags of create and update.

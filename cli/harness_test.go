@@ -134,11 +134,15 @@ func (r *recorder) last() string {
 }
 
 // startHub runs a real hub and gives a terminal of its administrator.
-func startHub(t *testing.T) (*hub.Hub, terminal) {
+func startHub(t *testing.T, change ...func(*hub.Config)) (*hub.Hub, terminal) {
 	t.Helper()
 	dir := t.TempDir()
 	ctx, cancel := context.WithCancel(context.Background())
-	h, err := hub.New(ctx, hub.Config{DataDir: dir, Listen: "127.0.0.1:0", Locations: []string{"local"}})
+	config := hub.Config{DataDir: dir, Listen: "127.0.0.1:0", Locations: []string{"local"}}
+	for _, f := range change {
+		f(&config)
+	}
+	h, err := hub.New(ctx, config)
 	if err != nil {
 		cancel()
 		t.Fatal(err)

@@ -191,10 +191,10 @@ func TestVersionAndCompletion(t *testing.T) {
 func TestHelpNamesEveryVerb(t *testing.T) {
 	x := terminal{t: t}
 	for group, verbs := range map[string]string{
-		"": "login group connectedk8s k8s-extension k8s-configuration rest version completion", "group": "create list show delete",
-		"connectedk8s": "connect list show delete", "k8s-extension": "create update list show delete",
-		"k8s-configuration flux":                 "create update show list delete kustomization deployed-object",
-		"k8s-configuration flux kustomization":   "create update delete list show",
+		"": "login group connectedk8s k8s-extension k8s-configuration migrate rest version completion", "group": "create list show delete",
+		"connectedk8s": "connect list show delete", "k8s-extension": "create update list show delete extension-types",
+		"k8s-configuration flux":                 "create update show list delete reconcile kustomization deployed-object",
+		"k8s-configuration flux kustomization":   "create update delete list show suspend resume",
 		"k8s-configuration flux deployed-object": "list show",
 	} {
 		out := x.ok(append(strings.Fields(group), "--help")...)

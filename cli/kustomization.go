@@ -129,7 +129,7 @@ func kustomizationColumns() []column {
 // kustomization has the verbs of the kustomizations of a configuration.
 func (s *session) kustomization() *cobra.Command {
 	return groupOf("kustomization", "Kustomizations of a configuration", s.kustomizationPut(false), s.kustomizationPut(true),
-		s.kustomizationDelete(), s.kustomizationList(), s.kustomizationShow())
+		s.kustomizationDelete(), s.kustomizationList(), s.kustomizationShow(), s.kustomizationSuspend(true), s.kustomizationSuspend(false))
 }
 
 // one is a kustomization of a configuration.

@@ -19,21 +19,27 @@ type Poller[T any] struct {
 	version string
 	// operation is the URL to poll, empty when there is nothing to wait for.
 	operation string
-	wait      time.Duration
-	first     T
-	gone      bool
+	// location is the URL that answers 202 until the operation has ended, for
+	// operations without a document.
+	location string
+	wait     time.Duration
+	first    T
+	gone     bool
 }
 
 // Accepted is the resource as it was answered when the operation began.
 func (p *Poller[T]) Accepted() T { return p.first }
 
 // Done reports whether nothing is left to wait for.
-func (p *Poller[T]) Done() bool { return p.operation == "" }
+func (p *Poller[T]) Done() bool { return p.operation == "" && p.location == "" }
 
 // Wait returns when the operation has ended: the resource as it is then, or the
 // operation's error.
 func (p *Poller[T]) Wait(ctx context.Context) (T, error) {
 	var zero T
+	if err := p.waitAtLocation(ctx); err != nil {
+		return zero, err
+	}
 	for wait := 200 * time.Millisecond; p.operation != ""; wait = p.wait {
 		select {
 		case <-ctx.Done():
@@ -67,6 +73,25 @@ func (p *Poller[T]) Wait(ctx context.Context) (T, error) {
 	return p.first, nil
 }
 
+// waitAtLocation returns when the location no longer answers 202.
+func (p *Poller[T]) waitAtLocation(ctx context.Context) error {
+	for p.location != "" {
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("wait for %s: %w", p.id, ctx.Err())
+		case <-time.After(p.wait):
+		}
+		a, err := p.client.do(ctx, request{method: http.MethodGet, target: p.location})
+		if err != nil {
+			return err
+		}
+		if a.status != http.StatusAccepted {
+			p.location = ""
+		}
+	}
+	return nil
+}
+
 func retryAfter(h http.Header, otherwise time.Duration) time.Duration {
 	n, err := strconv.Atoi(h.Get(arm.HeaderRetryAfter))
 	if err != nil || n < 0 {
@@ -83,6 +108,9 @@ func begin[T any](ctx context.Context, c *Client, r request) (*Poller[T], error)
 	}
 	p := &Poller[T]{client: c, id: r.target, version: r.version, operation: a.header.Get(arm.HeaderAsyncOperation),
 		wait: retryAfter(a.header, time.Second), gone: r.method == http.MethodDelete}
+	if p.operation == "" && a.status == http.StatusAccepted {
+		p.location = a.header.Get("Location")
+	}
 	return p, decode(a, &p.first)
 }
 
@@ -94,6 +122,16 @@ func Put[T any](ctx context.Context, c *Client, id, version string, body any) (*
 // Patch changes the resource at id.
 func Patch[T any](ctx context.Context, c *Client, id, version string, body any) (*Poller[T], error) {
 	return begin[T](ctx, c, request{method: http.MethodPatch, target: id, version: version, body: body})
+}
+
+// Reconcile asks the cluster to look at the source of the configuration at id at
+// once. The operation ends when it has.
+func Reconcile[T any](ctx context.Context, c *Client, id, version string) (*Poller[T], error) {
+	p, err := begin[T](ctx, c, request{method: http.MethodPost, target: id + "/reconcile", version: version})
+	if p != nil {
+		p.id = id
+	}
+	return p, err
 }
 
 // Delete removes the resource at id. With force only the hub's record goes,

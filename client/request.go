@@ -20,6 +20,12 @@ import (
 // The api-versions that this client speaks.
 const (
 	VersionConfiguration = "2025-04-01"
+	// VersionPreview has Headwater's own properties too, such as the suspend of
+	// one kustomization.
+	VersionPreview = "2026-07-01-preview"
+	// VersionCatalogue and VersionSourceControl are those that az sends.
+	VersionCatalogue     = "2023-05-01-preview"
+	VersionSourceControl = "2022-03-01"
 	VersionCluster       = "2024-01-01"
 	VersionCore          = "2022-09-01"
 )

@@ -76,3 +76,8 @@ func ConfigurationID(cluster, name string) string {
 func ExtensionID(cluster, name string) string {
 	return cluster + "/providers/" + resource.TypeExtension + "/" + name
 }
+
+// SourceControlID is the id of a sourceControlConfiguration (Flux v1) of a cluster.
+func SourceControlID(cluster, name string) string {
+	return cluster + "/providers/Microsoft.KubernetesConfiguration/sourceControlConfigurations/" + name
+}

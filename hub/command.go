@@ -70,6 +70,8 @@ The first start makes a certificate authority (ca.crt), an administrator
 	f.StringVar(&c.TenantID, "tenant-id", "", "id of the tenant (default generated at the first start)")
 	f.StringVar(&c.SubscriptionID, "subscription-id", "", "id of the subscription (default generated at the first start)")
 	f.BoolVar(&c.Unregistered, "unregistered", false, "leave the resource providers of a new subscription unregistered, as Azure does")
+	f.BoolVar(&c.ImportSources, "import-source-control-configurations", false, "admit the import of configurations of Flux v1, for \"headwater migrate\"")
+	f.StringSliceVar(&c.ExtensionVersions, "extension-versions", nil, "versions of the extension microsoft.flux that are out (default this program's own)")
 	f.StringSliceVar(&c.Locations, "locations", []string{"local"}, "locations that are offered to clients")
 	c.People.flags(f)
 	f.StringVar(&level, "log-level", "info", "debug, info or error")

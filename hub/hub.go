@@ -62,6 +62,12 @@ type Config struct {
 	// Unregistered leaves the resource providers of a new subscription
 	// unregistered, as Azure does.
 	Unregistered bool
+	// ImportSources admits the import of sourceControlConfigurations (Flux v1), so
+	// that they can be migrated.
+	ImportSources bool
+	// ExtensionVersions are the versions of the extension microsoft.flux that are
+	// out; this program's own when empty.
+	ExtensionVersions []string
 	// People says who else is let in, and how much each may ask.
 	People People
 	// Locations are the locations that are offered to clients.
@@ -211,6 +217,7 @@ func (h *Hub) doors(ctx context.Context) (http.Handler, error) {
 	h.gateway = gateway.New(gateway.Config{Store: h.store, Vault: v, Auth: h.auth, ExternalURL: h.url, Clock: c.Clock,
 		Logger: h.log, Registerer: h.registry})
 	doorway := rest.Config{Store: h.store, Vault: v, Directory: h.auth, Locations: c.Locations,
+		ImportSources: c.ImportSources, ExtensionVersions: c.ExtensionVersions,
 		Metrics: h.registry, Clock: c.Clock, Logger: h.log}
 	h.govern(&doorway)
 	users, err := rest.New(doorway)
