@@ -15,6 +15,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/google/uuid"
@@ -62,6 +63,7 @@ type certificateRecord struct {
 
 // names reports whether a header's x5t or x5t#S256 means the certificate.
 func (c certificateRecord) names(x5t, x5tS256 string) bool {
+	x5t, x5tS256 = strings.TrimRight(x5t, "="), strings.TrimRight(x5tS256, "=") // MSAL for Python pads
 	if x5tS256 != "" {
 		sum := sha256.Sum256(c.DER)
 		return x5tS256 == base64.RawURLEncoding.EncodeToString(sum[:])
