@@ -16,6 +16,8 @@ type branch struct {
 	// depth and held bound the chain: its length and the bytes in memory.
 	depth int
 	held  int64
+	// large says that the chain is the one that may hold much.
+	large bool
 }
 
 // takeChildren gives a function that hands out, once, the deltas based on the
@@ -39,6 +41,11 @@ func (x *indexer) takeChildren() func(off int64, h Hash) []int32 {
 func (x *indexer) descend(p *packFile, b branch, taken func(int64, Hash) []int32) error {
 	if b.depth > maxChain || b.held > 2*maxObject {
 		return fmt.Errorf("%w: a chain of deltas is too long or too large", ErrProtocol)
+	}
+	if !b.large && b.held > heavy {
+		x.large.Lock()
+		defer x.large.Unlock()
+		b.large = true
 	}
 	for _, i := range b.kids {
 		if err := x.ctx.Err(); err != nil {
@@ -64,7 +71,7 @@ func (x *indexer) descend(p *packFile, b branch, taken func(int64, Hash) []int32
 		if len(kids) == 0 {
 			continue
 		}
-		next := branch{b.typ, data, kids, b.depth + 1, b.held + int64(len(data))}
+		next := branch{b.typ, data, kids, b.depth + 1, b.held + int64(len(data)), b.large}
 		if err := x.descend(p, next, taken); err != nil {
 			return err
 		}

@@ -200,6 +200,9 @@ func (w *httpWire) do(ctx context.Context, method string, u *url.URL, body []byt
 // answer turns a response into packets, or into an error of the right class.
 func answer(resp *http.Response, contentType string) (*packets, error) {
 	var err error
+	if after, limited := rateLimit(resp, time.Now()); limited {
+		return nil, discard(resp, &RateLimited{After: after})
+	}
 	switch resp.StatusCode {
 	case http.StatusOK:
 		if got := resp.Header.Get("Content-Type"); !strings.HasPrefix(got, contentType) {
@@ -213,14 +216,37 @@ func answer(resp *http.Response, contentType string) (*packets, error) {
 		err = fmt.Errorf("%w: the server answered 403 Forbidden", ErrAuth)
 	case http.StatusNotFound, http.StatusGone:
 		err = ErrRepository
-	case http.StatusTooManyRequests:
-		err = &RateLimited{After: retryAfter(resp.Header.Get("Retry-After"), time.Now())}
 	default:
 		err = fmt.Errorf("%w: the server answered %d %s", ErrProtocol, resp.StatusCode, http.StatusText(resp.StatusCode))
 	}
+	return nil, discard(resp, err)
+}
+
+// discard ends a response that is not read.
+func discard(resp *http.Response, err error) error {
 	io.Copy(io.Discard, io.LimitReader(resp.Body, 4<<10))
 	resp.Body.Close()
-	return nil, err
+	return err
+}
+
+// rateLimit reports whether a response is a refusal for having asked too often,
+// and how long to wait: by 429, by an overloaded server that says when to come
+// back, or by 403 as GitHub does when nothing of the quota remains.
+func rateLimit(resp *http.Response, now time.Time) (time.Duration, bool) {
+	after := resp.Header.Get("Retry-After")
+	switch resp.StatusCode {
+	case http.StatusTooManyRequests:
+	case http.StatusServiceUnavailable, http.StatusForbidden:
+		if after == "" && (resp.StatusCode != http.StatusForbidden || resp.Header.Get("X-RateLimit-Remaining") != "0") {
+			return 0, false
+		}
+	default:
+		return 0, false
+	}
+	if reset, err := strconv.ParseInt(resp.Header.Get("X-RateLimit-Reset"), 10, 64); err == nil && after == "" {
+		return min(max(time.Unix(reset, 0).Sub(now), 0), 24*time.Hour), true
+	}
+	return retryAfter(after, now), true
 }
 
 // retryAfter reads the header of that name: seconds or a date. It is at most a

@@ -11,6 +11,7 @@ import (
 	"os"
 	"runtime"
 	"slices"
+	"sync"
 
 	"github.com/klauspost/compress/zlib"
 	"github.com/pjbgf/sha1cd"
@@ -21,9 +22,12 @@ import (
 const (
 	maxPackBytes = 4 << 30
 	maxInflated  = 8 << 30
-	maxObjects   = 2 << 20
-	maxObject    = 256 << 20 // of objects that must be held in memory
+	maxObjects   = 1 << 20
+	maxObject    = 128 << 20 // of objects that must be held in memory
 	maxChain     = 4096
+	// heavy is how much one chain of deltas may hold in memory beside others;
+	// of those that need more one goes at a time.
+	heavy = 8 << 20
 )
 
 // The types of objects in a pack.
@@ -55,6 +59,8 @@ type indexer struct {
 	inflated int64
 	children map[int64][]int32
 	byHash   map[Hash][]int32
+	// large is held by the one chain that takes much memory.
+	large sync.Mutex
 }
 
 // index reads a pack from r, writes it to f and gives its index: a sorted list
@@ -123,7 +129,7 @@ func (x *indexer) scan(r io.Reader) error {
 			return fmt.Errorf("%w: the pack inflates to more than %d bytes", ErrProtocol, int64(maxInflated))
 		}
 		if zr, err = inflater(zr, br); err != nil {
-			return unexpected(err)
+			return fmt.Errorf("%w: object at %d: %w", ErrProtocol, e.off, err)
 		}
 		if err := x.take(&e, io.LimitReader(zr, size+1), size, sum, buf); err != nil {
 			return err
@@ -257,7 +263,7 @@ func (x *indexer) resolve(p *packFile, known *objects) error {
 				if err != nil {
 					return err
 				}
-				return x.descend(p, branch{typ, data, kids, 1, int64(len(data))}, taken)
+				return x.descend(p, branch{typ: typ, data: data, kids: kids, depth: 1, held: int64(len(data))}, taken)
 			})
 		}
 	}
@@ -286,7 +292,7 @@ func (x *indexer) thin(p *packFile, known *objects, taken func(int64, Hash) []in
 		if err != nil {
 			continue // perhaps named by a delta that is still to come
 		}
-		if err := x.descend(p, branch{typ, data, taken(-1, h), 1, int64(len(data))}, taken); err != nil {
+		if err := x.descend(p, branch{typ: typ, data: data, kids: taken(-1, h), depth: 1, held: int64(len(data))}, taken); err != nil {
 			return err
 		}
 	}
