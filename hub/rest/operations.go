@@ -87,6 +87,9 @@ func (h child[P]) status(o resource.Operation, e entry[P], now time.Time) (arm.O
 	if o.Generation != p.Generation {
 		p.Generation, p.UpdatedAt, p.Deleting = o.Generation, o.StartTime, o.Verb == resource.VerbDelete
 		p.Wait = false
+		if p.AcceptedGeneration > o.Generation {
+			p.Error = nil // it speaks of a later change
+		}
 	} else if o.Verb == resource.VerbReconcile {
 		p.Wait = true
 		if p.Settled, p.WaitUntil, err = h.reconciled(e); err != nil {
