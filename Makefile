@@ -33,6 +33,7 @@ down: ## Stop what `make run` left running
 .PHONY: test
 test: build cluster-binaries ## Run all tests, the end-to-end stories included
 	go test -p $(TESTS) -timeout 20m ./...
+	cd tools/k8sdev && go test ./minidns
 
 .PHONY: cluster-binaries
 cluster-binaries: build
