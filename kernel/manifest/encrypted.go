@@ -44,10 +44,10 @@ func formatOfContent(data []byte) string {
 }
 
 // noteEncrypted remembers the files of a kustomization that may be encrypted:
-// what secret generators and patches are read from.
+// what secret generators and patches are read from; and which are patches.
 func (s *sandbox) noteEncrypted(dir string, doc any) {
 	k, ok := doc.(map[string]any)
-	if !ok || s.keys == nil {
+	if !ok {
 		return
 	}
 	note := func(file, format string) {
@@ -72,14 +72,16 @@ func (s *sandbox) noteEncrypted(dir string, doc any) {
 			note(file, format)
 		}
 	}
+	patches := texts(k["patchesStrategicMerge"])
 	for _, field := range []string{"patches", "patchesJson6902"} {
 		for _, patch := range tables(k[field]) {
 			file, _ := patch["path"].(string)
-			note(file, formatOf(file))
+			patches = append(patches, file)
 		}
 	}
-	for _, file := range texts(k["patchesStrategicMerge"]) {
+	for _, file := range patches {
 		note(file, formatOf(file))
+		s.patchFiles[path.Join(dir, file)] = true
 	}
 }
 

@@ -15,7 +15,8 @@ import (
 )
 
 var (
-	// anchored finds documents that may use YAML aliases.
+	// anchored finds documents that may use YAML aliases: both signs begin a
+	// node, which begins after one of these.
 	anchored = regexp.MustCompile(`(?m)(^|[\s\[{,:-])[&*][^\s,\]}]`)
 	// userAt is the start of an SCP-style Git address.
 	userAt = regexp.MustCompile(`^[a-zA-Z][a-zA-Z0-9-]*@`)
@@ -96,6 +97,9 @@ func (s *sandbox) guardField(rel, dir, key string, value any) error {
 }
 
 func (s *sandbox) guardString(rel, dir, field, value string) error {
+	if err := aliasBomb(rel, []byte(value)); err != nil { // patches are documents
+		return err
+	}
 	switch field {
 	case "generators", "transformers", "validators":
 		if strings.Contains(value, "\n") { // an inline plugin configuration
@@ -163,22 +167,89 @@ func (s *sandbox) guardEnv(rel string, data []byte) error {
 	return nil
 }
 
-// aliasBomb lets the YAML library judge aliases, because kustomize expands
-// them without a bound.
+const (
+	// maxTransformed objects of one build by kustomize, which compares each with
+	// all others.
+	maxTransformed = 10_000
+	// maxPatched bounds the bytes of patches times the objects they may go into.
+	maxPatched = 1 << 30
+)
+
+// count bounds what kustomize makes of what it reads, before it does.
+func (s *sandbox) count(rel string, data []byte) error {
+	if !s.counting {
+		return nil
+	}
+	isKustomization := slices.Contains(konfig.RecognizedKustomizationFileNames(), path.Base(rel))
+	switch ext := path.Ext(rel); {
+	case isKustomization || s.patchFiles[rel]:
+		s.patches += int64(len(data))
+	case ext == ".yaml" || ext == ".yml" || ext == ".json":
+		s.documents += int64(bytes.Count(data, []byte("\n---"))) + 1
+		if bytes.Contains(data, []byte("List")) {
+			s.documents += int64(bytes.Count(data, []byte("kind:")) + bytes.Count(data, []byte(`"kind"`)))
+		}
+	}
+	if limit := int64(min(s.limits.Objects, maxTransformed)); s.documents > limit {
+		return s.refuse(fmt.Errorf("the build transforms more than %d objects: split it, or let its kustomizations list resources only", limit))
+	}
+	if s.documents > 0 && s.patches > maxPatched/s.documents {
+		return s.refuse(fmt.Errorf("the build applies patches of %d bytes to %d objects: split it", s.patches, s.documents))
+	}
+	return nil
+}
+
+// maxExpanded nodes that YAML aliases may make of a document.
+const maxExpanded = 100_000
+
+// aliasBomb refuses aliases that expand to too much or to themselves: kustomize
+// expands them without a bound, and the latter would end the process. Documents
+// are looked at one by one, and together, whichever way they are taken apart.
 func aliasBomb(rel string, data []byte) error {
-	if !bytes.ContainsAny(data, "&") || !anchored.Match(data) {
+	wide := bytes.HasPrefix(data, []byte{0xff, 0xfe}) || bytes.HasPrefix(data, []byte{0xfe, 0xff}) // UTF-16
+	if !wide && (!bytes.ContainsAny(data, "&") || !anchored.Match(data)) {
 		return nil
 	}
-	dec := yaml.NewDecoder(bytes.NewReader(data))
-	for {
-		var doc any
-		err := dec.Decode(&doc)
-		if err == nil {
-			continue
-		}
-		if strings.Contains(err.Error(), "excessive aliasing") {
-			return fmt.Errorf("%s: its YAML aliases expand to too much", rel)
-		}
-		return nil
+	parts := [][]byte{data}
+	if !wide {
+		parts = append(parts, bytes.Split(data, []byte("\n---"))...)
 	}
+	for _, part := range parts {
+		dec := yaml.NewDecoder(bytes.NewReader(part))
+		for {
+			var doc yaml.Node
+			if err := dec.Decode(&doc); err != nil {
+				break // the end, or something that kustomize reports better
+			}
+			w := weighing{sizes: map[*yaml.Node]int{}}
+			if n := w.size(&doc); n < 0 || n > max(maxExpanded, 5*len(w.sizes)) {
+				return fmt.Errorf("%s: its YAML aliases expand to too much", rel)
+			}
+		}
+	}
+	return nil
+}
+
+// weighing counts the nodes of a document with aliases expanded.
+type weighing struct{ sizes map[*yaml.Node]int }
+
+// size is negative for a node that contains itself.
+func (w *weighing) size(n *yaml.Node) int {
+	if n == nil {
+		return 0
+	}
+	if size, ok := w.sizes[n]; ok {
+		return size
+	}
+	w.sizes[n] = -1 // until it is known
+	total := 1
+	for _, child := range append(n.Content[:len(n.Content):len(n.Content)], n.Alias) {
+		size := w.size(child)
+		if size < 0 {
+			return -1
+		}
+		total = min(total+size, 1<<40)
+	}
+	w.sizes[n] = total
+	return total
 }

@@ -124,6 +124,7 @@ func render(ctx context.Context, r Request) ([]*resource.Resource, *sandbox, err
 		if fs.refused != nil || fs.ownSchema != fs.alone {
 			return fs.refused
 		}
+		fs.counting, fs.documents, fs.patches = true, 0, 0
 		found, err = kustomize(fs, dir, k.SortOptions != nil)
 		return err
 	}

@@ -40,12 +40,17 @@ type sandbox struct {
 	envs      map[string]bool   // paths of env files, as written in kustomizations
 	keys      Decrypter         // nil: nothing is decrypted
 	encrypted map[string]string // formats, by path, of files that may be encrypted
-	parsed    map[string][]*resource.Resource
-	seen      Record
-	reads     int
-	bytes     int64
-	ownSchema bool
-	refused   error
+	// patchFiles are the paths of files that are patches.
+	patchFiles map[string]bool
+	parsed     map[string][]*resource.Resource
+	seen       Record
+	counting   bool // kustomize reads, which takes time with the square of the objects
+	documents  int64
+	patches    int64 // bytes of what is applied to many objects
+	reads      int
+	bytes      int64
+	ownSchema  bool
+	refused    error
 }
 
 func openSandbox(ctx context.Context, r Request) (*sandbox, error) {
@@ -61,7 +66,7 @@ func openSandbox(ctx context.Context, r Request) (*sandbox, error) {
 		ctx: ctx, root: root, realRoot: real, limits: r.Limits, remote: r.RemoteBases,
 		keys:      r.Decrypt,
 		generated: map[string][]byte{}, envs: map[string]bool{}, encrypted: map[string]string{},
-		parsed: map[string][]*resource.Resource{}, seen: newRecord(),
+		patchFiles: map[string]bool{}, parsed: map[string][]*resource.Resource{}, seen: newRecord(),
 	}, nil
 }
 
@@ -172,10 +177,16 @@ func (s *sandbox) ReadFile(p string) ([]byte, error) {
 		return nil, err
 	}
 	if data, ok := s.generated[rel]; ok {
+		if err := s.count(rel, data); err != nil {
+			return nil, err
+		}
 		return data, s.guard(rel, data)
 	}
 	data, err := s.read(rel)
 	if err != nil {
+		return nil, err
+	}
+	if err := s.count(rel, data); err != nil {
 		return nil, err
 	}
 	if err := s.guard(rel, data); err != nil {
