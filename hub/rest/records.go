@@ -32,7 +32,10 @@ func (e entry[P]) exists() bool { return e.record.Revision > 0 }
 func load[P any](ctx context.Context, s store.Store, key string) (entry[P], error) {
 	r, err := s.Get(ctx, key)
 	if errors.Is(err, store.ErrNotFound) {
-		return entry[P]{}, nil
+		return entry[P]{}, conditionOf(ctx, key).check(nil)
+	}
+	if err == nil {
+		err = conditionOf(ctx, key).check(&r)
 	}
 	if err != nil {
 		return entry[P]{}, err
@@ -73,6 +76,7 @@ func save[P any](ctx context.Context, s store.Store, was entry[P], d resource.De
 	if err != nil {
 		return entry[P]{}, err
 	}
+	conditionOf(ctx, id.Key()).wrote(r)
 	return entry[P]{record: r, Desired: d}, nil
 }
 

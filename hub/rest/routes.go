@@ -203,7 +203,9 @@ func (c *call) identify(rt route) error {
 	if c.version, err = apiVersion(c.r, rt.typ); err != nil {
 		return err
 	}
-	c.id, err = idOf(c.r.URL.Path, rt.depth)
+	if c.id, err = idOf(c.r.URL.Path, rt.depth); err == nil {
+		c.r = c.r.WithContext(withCondition(c.r.Context(), c.r, c.id.Key(), c.w.Header()))
+	}
 	return err
 }
 
