@@ -146,6 +146,7 @@ func (g *gitLoop) login(ctx context.Context, s *gitScope, data secret.Secret) er
 		return phase.Transient(sourcev1.AuthenticationFailedReason, fmt.Errorf("failed to configure authentication options: %w", err))
 	}
 	s.creds.Username, s.creds.Password, s.creds.BearerToken = login.Username, login.Password, login.Bearer
+	s.creds.Principal = provider + "/" + o.Namespace + "/" + o.Spec.ServiceAccountName
 	return nil
 }
 
@@ -166,6 +167,7 @@ func (g *gitLoop) githubLogin(ctx context.Context, s *gitScope, data secret.Secr
 		return phase.Transient(sourcev1.AuthenticationFailedReason, fmt.Errorf("failed to configure authentication options: %w", err))
 	}
 	s.creds.Username, s.creds.Password, s.creds.BearerToken = githubapp.Username, token, ""
+	s.creds.Principal = app.Principal()
 	s.refused = func() { g.tokens.Forget(app) }
 	return nil
 }

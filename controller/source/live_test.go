@@ -70,6 +70,7 @@ func TestLoops(t *testing.T) {
 	p := launch(t, c)
 	for name, test := range map[string]func(*testing.T, *world){
 		"Bucket":                            testBucket,
+		"GitCodeCommit":                     testCodeCommit,
 		"GitHubApp":                         testGitHubApp,
 		"GitInclude":                        testGitInclude,
 		"GitSubmodules":                     testGitSubmodules,

@@ -194,6 +194,58 @@ func TestClientCertificate(t *testing.T) {
 	}
 }
 
+// TestBearerToken has a server that wants a token instead of a password.
+func TestBearerToken(t *testing.T) {
+	f := serve(t, true)
+	f.commit("public", "main", map[string]string{"a": "1"})
+	next := version0(f)
+	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.Header.Get("Authorization") != "Bearer "+password {
+			w.WriteHeader(http.StatusUnauthorized)
+			return
+		}
+		r.Header.Del("Authorization")
+		next.ServeHTTP(w, r)
+	}))
+	defer s.Close()
+	if _, files, err := f.update(s.URL+"/public.git", Credentials{BearerToken: password, Username: "not", Password: "used"}, Reference{Branch: "main"}); err != nil || files["a"] != "1" {
+		t.Errorf("%v, %v", files, err)
+	}
+	if _, _, err := f.update(s.URL+"/public.git", Credentials{BearerToken: "other"}, Reference{Branch: "main"}); !errors.Is(err, ErrAuth) {
+		t.Errorf("another token: %v", err)
+	}
+}
+
+// TestMirrorsAreForOnePrincipal finds a mirror again when only a token changed.
+func TestMirrorsAreForOnePrincipal(t *testing.T) {
+	mirrors, err := OpenMirrors(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	at := func(raw string, c Credentials) *Mirror {
+		r, err := NewRemote(raw, c)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return mirrors.For(r)
+	}
+	const where = "https://example.com/x"
+	first := at(where, Credentials{Username: "u", Password: "one", Principal: "p"})
+	if at(where, Credentials{BearerToken: "two", Principal: "p"}) != first {
+		t.Error("a new token of the same principal has another mirror")
+	}
+	for name, other := range map[string]*Mirror{
+		"another principal": at(where, Credentials{Password: "one", Principal: "q"}),
+		"no principal":      at(where, Credentials{Username: "u", Password: "one"}),
+		"another way":       at(where, Credentials{Principal: "p", Proxy: &url.URL{Scheme: "http", Host: "proxy"}}),
+		"another URL":       at(where+"y", Credentials{Principal: "p"}),
+	} {
+		if other == first {
+			t.Errorf("%s has the same mirror", name)
+		}
+	}
+}
+
 func TestRateLimits(t *testing.T) {
 	now := time.Now()
 	reset := strconv.FormatInt(now.Add(90*time.Second).Unix(), 10)

@@ -119,6 +119,10 @@ type Credentials struct {
 	Username, Password string
 	// BearerToken is sent instead of them when set.
 	BearerToken string
+	// Principal names whose Username, Password and BearerToken these are, for
+	// those that a provider makes anew all the time; empty for others. What was
+	// fetched before is found again by it.
+	Principal string
 	// CA, ClientCert and ClientKey are PEM, for HTTPS.
 	CA, ClientCert, ClientKey []byte
 	// Identity is the PEM private key for SSH, with the Passphrase that
@@ -150,6 +154,9 @@ func (c Credentials) identity() [32]byte {
 	proxy := ""
 	if c.Proxy != nil {
 		proxy = c.Proxy.String()
+	}
+	if c.Principal != "" {
+		c.Username, c.Password, c.BearerToken = "principal", c.Principal, ""
 	}
 	for _, part := range [][]byte{[]byte(c.Username), []byte(c.Password), []byte(c.BearerToken), c.CA, c.ClientCert,
 		c.ClientKey, c.Identity, c.Passphrase, c.KnownHosts, []byte(proxy)} {

@@ -14,6 +14,7 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/base64"
+	"encoding/hex"
 	"encoding/json"
 	"encoding/pem"
 	"errors"
@@ -167,6 +168,9 @@ func (t *Tokens) Forget(a App) {
 	defer t.mu.Unlock()
 	delete(t.kept, a.key32())
 }
+
+// Principal names the installation of the app, without revealing anything.
+func (a App) Principal() string { return hex.EncodeToString(a.identity[:]) }
 
 // key32 tells apps and the ways to them apart.
 func (a App) key32() [32]byte {

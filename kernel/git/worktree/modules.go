@@ -96,7 +96,7 @@ func unquote(value string) string {
 // and ssh is left, and never http in what was fetched by https.
 func resolve(parent, raw string) (string, error) {
 	base, err := url.Parse(parent)
-	if err != nil {
+	if err != nil || base.Host == "" {
 		return "", errors.New("the URL of the repository does not parse")
 	}
 	switch {

@@ -1,0 +1,139 @@
+package source
+
+import (
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/hmac"
+	"crypto/rand"
+	"crypto/sha256"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/hex"
+	"encoding/pem"
+	"fmt"
+	"io"
+	"math/big"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"net/http/httputil"
+	"net/url"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/fluxcd/pkg/apis/meta"
+	sourcev1 "github.com/fluxcd/source-controller/api/v1"
+)
+
+const codeCommit = "git-codecommit.us-east-1.amazonaws.com"
+
+// testCodeCommit stands in for AWS CodeCommit: a proxy leads its name to a
+// server of ours, which works the signature in the password out for itself. It
+// shows nothing about AWS's own identities, which come from the environment here.
+func testCodeCommit(t *testing.T, w *world) {
+	for name, value := range map[string]string{"AWS_REGION": "us-east-1", "AWS_ACCESS_KEY_ID": "AKIAEXAMPLE", "AWS_SECRET_ACCESS_KEY": canary,
+		"AWS_SESSION_TOKEN": "session", "AWS_CA_BUNDLE": "", "AWS_EC2_METADATA_DISABLED": "true"} {
+		t.Setenv(name, value)
+	}
+	w.newRepository("v1/repos/app", false)
+	h, err := w.git.Commit("v1/repos/app", "main", "m", map[string]string{"a.yaml": "a"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	to, err := url.Parse(w.git.BaseURL())
+	if err != nil {
+		t.Fatal(err)
+	}
+	var signed atomic.Int32
+	behind := &httputil.ReverseProxy{Rewrite: func(r *httputil.ProxyRequest) {
+		r.SetURL(to)
+		r.Out.Header.Del("Authorization")
+	}}
+	server := httptest.NewUnstartedServer(http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
+		user, password, _ := r.BasicAuth()
+		at, _, _ := strings.Cut(password, "Z")
+		if when, err := time.Parse("20060102T150405", at); err != nil || time.Since(when) > 15*time.Minute || user != "AKIAEXAMPLE%session" ||
+			password != at+"Z"+signV4(at, "/v1/repos/app") {
+			rw.WriteHeader(http.StatusForbidden)
+			return
+		}
+		signed.Add(1)
+		behind.ServeHTTP(rw, r)
+	}))
+	cert, ca := named(t, codeCommit)
+	server.TLS = &tls.Config{Certificates: []tls.Certificate{cert}}
+	server.StartTLS()
+	defer server.Close()
+	proxy := httptest.NewServer(leadTo(server.Listener.Addr().String()))
+	defer proxy.Close()
+	w.secret("ca", "ca.crt", string(ca))
+	w.secret("proxy", "address", proxy.URL)
+	o := w.repository("app", "https://"+codeCommit+"/v1/repos/app", func(o *sourcev1.GitRepository) {
+		o.Spec.Provider = sourcev1.GitProviderAWS
+		o.Spec.SecretRef = &meta.LocalObjectReference{Name: "ca"}
+		o.Spec.ProxySecretRef = &meta.LocalObjectReference{Name: "proxy"}
+	})
+	w.ready(o, "main@sha1:"+h)
+	if signed.Load() == 0 {
+		t.Error("no signature was checked")
+	}
+}
+
+// signV4 is what AWS documents for Git: its signature of version 4 over the
+// method GIT, the path and the host alone.
+func signV4(at, path string) string {
+	sum := sha256.Sum256([]byte("GIT\n" + path + "\n\nhost:" + codeCommit + "\n\nhost\n"))
+	date, _, _ := strings.Cut(at, "T")
+	key := []byte("AWS4" + canary)
+	for _, part := range []string{date, "us-east-1", "codecommit", "aws4_request",
+		"AWS4-HMAC-SHA256\n" + at + "\n" + date + "/us-east-1/codecommit/aws4_request\n" + hex.EncodeToString(sum[:])} {
+		m := hmac.New(sha256.New, key)
+		m.Write([]byte(part))
+		key = m.Sum(nil)
+	}
+	return hex.EncodeToString(key)
+}
+
+// named gives a certificate for a name, and its PEM for those who trust it.
+func named(t *testing.T, name string) (tls.Certificate, []byte) {
+	t.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	template := &x509.Certificate{SerialNumber: big.NewInt(1), DNSNames: []string{name}, NotAfter: time.Now().Add(time.Hour), IsCA: true, BasicConstraintsValid: true}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, &key.PublicKey, key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})
+}
+
+// leadTo is a proxy that connects to one address, whatever it is asked for.
+func leadTo(addr string) http.Handler {
+	return http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
+		if r.Method != http.MethodConnect {
+			rw.WriteHeader(http.StatusMethodNotAllowed)
+			return
+		}
+		up, err := net.Dial("tcp", addr)
+		if err != nil {
+			rw.WriteHeader(http.StatusBadGateway)
+			return
+		}
+		defer up.Close()
+		down, buffered, err := http.NewResponseController(rw).Hijack()
+		if err != nil {
+			return
+		}
+		defer down.Close()
+		fmt.Fprint(down, "HTTP/1.1 200 OK\r\n\r\n")
+		go func() {
+			_, _ = io.Copy(up, buffered)
+			up.Close()
+		}()
+		_, _ = io.Copy(down, up)
+	})
+}
