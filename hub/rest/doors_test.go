@@ -122,7 +122,7 @@ func TestA90StrangersLearnNothing(t *testing.T) {
 					t.Errorf("%s tells %s the version", rt.pattern, who)
 				}
 			}
-			if said[0] != said[1] {
+			if (rt.verb != "" || who == "nobody's") && said[0] != said[1] {
 				t.Errorf("%s tells %s what exists:\n%s\n%s", rt.pattern, who, said[0], said[1])
 			}
 		}
