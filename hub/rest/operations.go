@@ -80,6 +80,13 @@ func (h child[P]) status(o resource.Operation, e entry[P], now time.Time) (arm.O
 		}
 		return doc, nil
 	}
+	if o.Generation > e.record.Generation {
+		// The operation is recorded before the resource: this one's request went
+		// no further, and nobody was told of it.
+		doc.Status = arm.StatusCanceled
+		doc.Error = arm.Errorf(arm.CodeOperationFailed, "The request that began the operation failed before anything was changed.")
+		return doc, nil
+	}
 	p, err := h.progress(e)
 	if err != nil {
 		return doc, err
