@@ -14,6 +14,7 @@ import (
 	"os/signal"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -58,6 +59,8 @@ type Config struct {
 	// Advertise maps the address that a member hears its peers at to the address
 	// that they shall use, such as that of a proxy; nil for the same.
 	Advertise func(member int, address string) string
+	// Started, when set, is called with each member as soon as its process runs.
+	Started func(member int, m *Member)
 }
 
 // Cluster is a running cluster.
@@ -73,6 +76,7 @@ type Member struct {
 	Address string
 	spec    spec
 	process *exec.Cmd
+	pid     atomic.Int64
 }
 
 // spec travels in the environment.
@@ -107,9 +111,12 @@ func Start(t testing.TB, c Config) *Cluster {
 		initial = append(initial, m.spec.Name+"="+m.spec.Advertised)
 		cluster.Members = append(cluster.Members, m)
 	}
-	for _, m := range cluster.Members {
+	for i, m := range cluster.Members {
 		m.spec.Cluster = strings.Join(initial, ",")
 		m.Start(t)
+		if c.Started != nil {
+			c.Started(i, m)
+		}
 	}
 	t.Cleanup(func() {
 		for _, m := range cluster.Members {
@@ -132,7 +139,7 @@ func (c *Cluster) Endpoints() []string {
 }
 
 // PID is that of the member's process.
-func (m *Member) PID() int { return m.process.Process.Pid }
+func (m *Member) PID() int { return int(m.pid.Load()) }
 
 // Start starts the member, the first time or after Kill, with the data it has.
 func (m *Member) Start(t testing.TB) {
@@ -149,6 +156,7 @@ func (m *Member) Start(t testing.TB) {
 	if err := m.process.Start(); err != nil {
 		t.Fatalf("start an etcd member: %v", err)
 	}
+	m.pid.Store(int64(m.process.Process.Pid))
 }
 
 // Kill ends the process without a warning.
