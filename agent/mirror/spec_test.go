@@ -1,6 +1,7 @@
 package mirror
 
 import (
+	"encoding/json"
 	"testing"
 	"time"
 
@@ -98,6 +99,43 @@ func TestSpecOf(t *testing.T) {
 				t.Errorf("%s (-want +got):\n%s", c.why, diff)
 			}
 		})
+	}
+}
+
+// TestAdditions shows that everything of the newest version arrives, and that a
+// FluxConfig as the API server hands it back needs no write.
+func TestAdditions(t *testing.T) {
+	now := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
+	item := link.Item{Name: "cfg", Generation: 3, ReconcileRequestedAt: "2026-01-02T03:04:05Z", Configuration: &resource.FluxConfigurationProperties{
+		Namespace: "ns", GitRepository: &resource.GitRepository{URL: "https://h/r", SparseCheckout: []string{"deploy"},
+			ObjectLevelIdentity:      &resource.ObjectLevelIdentity{ClientID: "c", TenantID: ptr("t"), ServiceAccountName: ptr("sa")},
+			AdditionalConfigurations: json.RawMessage(`{"recurseSubmodules": true, "a<b": 1.0}`)},
+		Kustomizations: map[string]resource.Kustomization{
+			"one": {Suspend: true, AdditionalConfigurations: json.RawMessage(`{"decryption":{"provider":"sops"}}`)}, "two": {AdditionalConfigurations: json.RawMessage(`null`)}},
+	}}
+	want := desiredObject(item, now)
+	git := want.Spec.GitRepository
+	if string(git.AdditionalConfigurations.Raw) != `{"a\u003cb":1,"recurseSubmodules":true}` || git.ObjectLevelIdentity.ServiceAccountName != "sa" || git.SparseCheckout[0] != "deploy" {
+		t.Errorf("source: %s %+v", git.AdditionalConfigurations.Raw, git)
+	}
+	if k := want.Spec.Kustomizations; !k[0].Suspend || k[0].AdditionalConfigurations == nil || k[1].AdditionalConfigurations != nil {
+		t.Errorf("kustomizations: %+v", k)
+	}
+	back := want.DeepCopy()
+	back.Spec.GitRepository.AdditionalConfigurations.Raw = []byte(`{"recurseSubmodules":true,"a<b":1}`)
+	if !same(back, want) {
+		t.Error("another spelling of the same JSON is a change")
+	}
+	if got := want.Annotations[meta.ReconcileRequestAnnotation]; got != item.ReconcileRequestedAt {
+		t.Errorf("the request is %q", got)
+	}
+	back.Annotations[meta.ReconcileRequestAnnotation] = "2026-02-01T00:00:00Z" // by kubectl
+	if !same(back, want) {
+		t.Error("a request that was made in the cluster is undone")
+	}
+	item.Generation = 4
+	if same(back, desiredObject(item, now)) {
+		t.Error("a new request of the hub's is lost")
 	}
 }
 

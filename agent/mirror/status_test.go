@@ -132,6 +132,19 @@ func TestObserve(t *testing.T) {
 	}
 }
 
+func TestObserveWhatWasReached(t *testing.T) {
+	fc := reconciled(nil)
+	fc.Status.LastCompliantGeneration, fc.Status.LastHandledReconcileAt = fc.Generation, "2026-01-02T03:04:05Z"
+	o := observe(link.Item{ID: "/x", Generation: 8}, fc, nil).Configuration
+	if o.SettledGeneration != 7 || o.LastHandledReconcileAt != "2026-01-02T03:04:05Z" {
+		t.Errorf("observed %+v", o)
+	}
+	fc.Generation++ // a later change has not been compliant
+	if o := observe(link.Item{ID: "/x", Generation: 8}, fc, nil).Configuration; o.SettledGeneration != 0 {
+		t.Errorf("observed %+v", o)
+	}
+}
+
 func TestClipKeepsCharactersWhole(t *testing.T) {
 	got := clip(strings.Repeat("é", maxMessage))
 	if len(got) > maxMessage+len("…") || strings.ContainsRune(got, '\uFFFD') {
