@@ -217,9 +217,10 @@ func TestA35HugeOutput(t *testing.T) {
 	}
 	refuse(t, map[string]attack{
 		"one file":           {files: map[string]string{"x.yaml": configMap("x") + "  big: " + strings.Repeat(big, 5)}, want: "more than the limit of 4194304 bytes"},
-		"many of one file":   {files: map[string]string{"kustomization.yaml": generators, "big.txt": big}, want: "more than the limit of 4194304 bytes"},
-		"many objects":       {files: map[string]string{"x.yaml": objects(3000)}, want: "gives 3000 objects, more than the limit of 2000"},
+		"many of one file":   {files: map[string]string{"kustomization.yaml": generators, "big.txt": big}, want: "generates from more than the limit of 4194304 bytes"},
+		"many objects":       {files: map[string]string{"x.yaml": objects(3000)}, want: "reads more than 2000 documents"},
 		"many transformed":   {files: map[string]string{"kustomization.yaml": prefixed, "all.yaml": objects(3000)}, want: "transforms more than 2000 objects"},
+		"a long plain list":  {files: map[string]string{"x.yaml": list}, want: "gives 3000 objects, more than the limit of 2000"},
 		"a long list":        {files: map[string]string{"kustomization.yaml": prefixed, "all.yaml": list}, want: "transforms more than 2000 objects"},
 		"a patch of a MB":    {files: map[string]string{"kustomization.yaml": patched, "all.yaml": objects(1900)}, want: "applies patches of"},
 		"substitution":       {files: map[string]string{"x.yaml": configMap("x") + "  a: ${v//x/" + strings.Repeat("y", 1000) + "}\n"}, spec: with(big), want: "more than the limit of the build"},
@@ -234,7 +235,7 @@ func TestA23YAML(t *testing.T) {
 		"broken YAML":       {files: map[string]string{"bad.yaml": "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: [}\n"}, want: "bad.yaml"},
 		"no kind":           {files: map[string]string{"bad.yaml": "apiVersion: v1\nmetadata: {name: x}\n"}, want: "bad.yaml"},
 		"alias bomb":        {files: map[string]string{"bomb.yaml": aliases()}, want: "bomb.yaml: its YAML aliases expand to too much"},
-		"100k documents":    {files: map[string]string{"x.yaml": strings.Repeat("---\n"+configMap("x"), 100_000)}, want: "more than"},
+		"100k documents":    {files: map[string]string{"x.yaml": strings.Repeat("---\n"+configMap("x"), 100_000)}, want: "more than 2000 documents"},
 		"deep flow":         {files: map[string]string{"x.yaml": configMap("x") + "  d: " + strings.Repeat("[", 100_000) + "\n"}, want: "x.yaml"},
 		"deep JSON":         {files: map[string]string{"kustomization.yaml": "resources: [x.json]", "x.json": strings.Repeat(`{"a":`, 100_000)}, want: "x.json"},
 		"duplicate keys":    {files: map[string]string{"x.yaml": "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: a}\nmetadata: {name: b}\n"}, want: "already defined"},

@@ -189,6 +189,11 @@ func (s *sandbox) count(rel string, data []byte) error {
 		if bytes.Contains(data, []byte("List")) {
 			s.documents += int64(bytes.Count(data, []byte("kind:")) + bytes.Count(data, []byte(`"kind"`)))
 		}
+	default:
+		s.sources += int64(len(data))
+	}
+	if s.sources > s.limits.Rendered {
+		return s.refuse(fmt.Errorf("the build generates from more than the limit of %d bytes", s.limits.Rendered))
 	}
 	if limit := int64(min(s.limits.Objects, maxTransformed)); s.documents > limit {
 		return s.refuse(fmt.Errorf("the build transforms more than %d objects: split it, or let its kustomizations list resources only", limit))

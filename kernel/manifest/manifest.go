@@ -58,7 +58,7 @@ type Limits struct {
 
 // DefaultLimits let through everything but attacks.
 func DefaultLimits() Limits {
-	return Limits{Reads: 100_000, Bytes: 512 << 20, Objects: 20_000, Rendered: 128 << 20}
+	return Limits{Reads: 100_000, Bytes: 256 << 20, Objects: 20_000, Rendered: 128 << 20}
 }
 
 // Result is what a build gave.
@@ -124,7 +124,7 @@ func render(ctx context.Context, r Request) ([]*resource.Resource, *sandbox, err
 		if fs.refused != nil || fs.ownSchema != fs.alone {
 			return fs.refused
 		}
-		fs.counting, fs.documents, fs.patches = true, 0, 0
+		fs.counting, fs.documents, fs.patches, fs.sources = true, 0, 0, 0
 		found, err = kustomize(fs, dir, k.SortOptions != nil)
 		return err
 	}

@@ -1,6 +1,7 @@
 package manifest
 
 import (
+	"bytes"
 	"fmt"
 	"io/fs"
 	"path"
@@ -135,6 +136,9 @@ func (s *sandbox) parse(p string, factory *resource.Factory) (found []*resource.
 	data, err := s.ReadFile(p)
 	if err != nil {
 		return nil, err
+	}
+	if s.documents += int64(bytes.Count(data, []byte("\n---"))) + 1; s.documents > int64(s.limits.Objects) {
+		return nil, s.refuse(fmt.Errorf("the build reads more than %d documents", s.limits.Objects))
 	}
 	found, err = factory.SliceFromBytes(data)
 	if err != nil {

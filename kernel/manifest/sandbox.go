@@ -47,6 +47,7 @@ type sandbox struct {
 	counting   bool // kustomize reads, which takes time with the square of the objects
 	documents  int64
 	patches    int64 // bytes of what is applied to many objects
+	sources    int64 // bytes of what generators read
 	reads      int
 	bytes      int64
 	ownSchema  bool
