@@ -96,7 +96,7 @@ func unquote(value string) string {
 // and ssh is left, and never http in what was fetched by https.
 func resolve(parent, raw string) (string, error) {
 	base, err := url.Parse(parent)
-	if err != nil || base.Host == "" {
+	if err != nil || base.Host == "" || !fetchable(base.Scheme) {
 		return "", errors.New("the URL of the repository does not parse")
 	}
 	switch {
@@ -122,7 +122,7 @@ func resolve(parent, raw string) (string, error) {
 		return u.String(), nil
 	}
 	u, err := url.Parse(raw)
-	if err != nil || u.Scheme != "http" && u.Scheme != "https" && u.Scheme != "ssh" {
+	if err != nil || !fetchable(u.Scheme) {
 		return "", errors.New("the URL is neither relative nor http, https or ssh")
 	}
 	if u.Scheme == "http" && base.Scheme != "http" {
@@ -130,3 +130,5 @@ func resolve(parent, raw string) (string, error) {
 	}
 	return u.String(), nil
 }
+
+func fetchable(scheme string) bool { return scheme == "http" || scheme == "https" || scheme == "ssh" }

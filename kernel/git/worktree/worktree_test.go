@@ -330,7 +330,8 @@ func TestResolve(t *testing.T) {
 func FuzzModules(f *testing.F) {
 	f.Add("[submodule \"a\"]\n\tpath = x\n\turl = ../y.git # c\n[core]\npath=z", "https://h/a/b")
 	f.Add("[submodule \"a\\\"b\"] path = \"q;\\\\\"\r\nurl = git@h:x", "ssh://git@h/a")
-	f.Add("[suBmodule \"\"]url=./", "0") // found by fuzzing: a parent without a host
+	f.Add("[suBmodule \"\"]url=./", "0") // found by fuzzing: parents without a host, or a scheme
+	f.Add("[suBmodule \"\"]url=./", "//0/0")
 	f.Fuzz(func(t *testing.T, data, parent string) {
 		list, err := parseModules([]byte(data))
 		if err != nil {
@@ -338,7 +339,7 @@ func FuzzModules(f *testing.F) {
 		}
 		for _, m := range list {
 			u, err := resolve(parent, m.url)
-			if err == nil && !strings.HasPrefix(u, "http://") && !strings.HasPrefix(u, "https://") && !strings.HasPrefix(u, "ssh://") && !strings.Contains(parent, "://") {
+			if err == nil && !strings.HasPrefix(u, "http://") && !strings.HasPrefix(u, "https://") && !strings.HasPrefix(u, "ssh://") {
 				t.Errorf("%q in %q gives %q", m.url, parent, u)
 			}
 			if strings.ContainsAny(m.path+m.url, "\n") {
