@@ -193,11 +193,14 @@ func testGitInclude(t *testing.T, w *world) {
 	w.commit("lib", map[string]string{"deploy/x.yaml": "newer"})
 	w.request(lib)
 	w.wait(o, func() error {
-		if got := untar(t, w.download(o.Status.Artifact)); got["vendor/lib/x.yaml"] != "newer" {
-			return fmt.Errorf("not included yet: %v", got)
+		if o.Status.Artifact.Digest == a.Digest {
+			return fmt.Errorf("not included yet")
 		}
 		return nil
 	})
+	if got := untar(t, w.download(o.Status.Artifact)); got["vendor/lib/x.yaml"] != "newer" {
+		t.Errorf("included: %v", got)
+	}
 	w.update(o, func() { o.Spec.Include = o.Spec.Include[:1]; o.Spec.Include[0].FromPath = "nope" })
 	w.failing(o, copyFailure, "failed to copy 'lib' include from nope to vendor/lib")
 	w.update(lib, func() {
