@@ -193,9 +193,13 @@ func TestLocks(t *testing.T) {
 	h := start(t)
 	owner := h.owner(t)
 	owner.furnish()
-	lock := func(scope, level string) { owner.must(201, "PUT", scope+locks+"/l", `{"properties":{"level":"`+level+`"}}`) }
+	lock := func(scope, level string) {
+		owner.must(201, "PUT", scope+locks+"/l", `{"properties":{"level":"`+level+`"}}`)
+	}
 	unlock := func(scope string) { owner.must(200, "DELETE", scope+locks+"/l", "") }
-	write := func() answer { return owner.send("PUT", cluster, `{"location":"local","tags":{"n":"`+uuid.NewString()+`"}}`) }
+	write := func() answer {
+		return owner.send("PUT", cluster, `{"location":"local","tags":{"n":"`+uuid.NewString()+`"}}`)
+	}
 	for _, scope := range []string{sub, group, cluster} {
 		lock(scope, "CanNotDelete")
 		if a := write(); a.status != 200 {
