@@ -6,6 +6,7 @@ import (
 	"time"
 
 	kustomizev1 "github.com/fluxcd/kustomize-controller/api/v1"
+	"github.com/fluxcd/pkg/apis/meta"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
@@ -131,11 +132,36 @@ func (r *reconciler) applyAll(ctx context.Context, s *scope) error {
 		return err
 	}
 	for _, k := range ks {
+		afterSource(s, k)
 		if err := r.apply(ctx, k); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// afterSource holds a request to reconcile back from a Kustomization until the
+// source has handled it: otherwise it would be handled with what the source had
+// before.
+func afterSource(s *scope, k *kustomizev1.Kustomization) {
+	at := requestedAt(s.obj)
+	if at == "" {
+		return
+	}
+	for _, o := range s.sources {
+		if o.GetName() != s.obj.Name || kindOf(o) != sourceKindOf(s.obj) {
+			continue
+		}
+		if isSuspended(o) || lastHandled(o) == at {
+			return
+		}
+	}
+	delete(k.Annotations, meta.ReconcileRequestAnnotation)
+	for i := range s.kustomizations {
+		if was := requestedAt(&s.kustomizations[i]); s.kustomizations[i].Name == k.Name && was != "" {
+			k.Annotations[meta.ReconcileRequestAnnotation] = was
+		}
+	}
 }
 
 // removeUnwanted deletes Kustomizations that left the configuration, sources of

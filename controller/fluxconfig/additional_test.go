@@ -211,14 +211,19 @@ func additional(t *testing.T, c client.Client, ns string) {
 	const at = "2026-01-02T03:04:05Z"
 	update(t, c, fc, func() { fc.Annotations = map[string]string{"reconcile.fluxcd.io/requestedAt": at} })
 	eventually(t, func() error {
-		return firstError(exists(ctx, c, git, ns, "cfg"), expect(git.Annotations["reconcile.fluxcd.io/requestedAt"] == at, "the source is not asked"),
-			exists(ctx, c, a, ns, "cfg-a"), expect(a.Annotations["reconcile.fluxcd.io/requestedAt"] == at, "the kustomization is not asked"))
+		return firstError(exists(ctx, c, git, ns, "cfg"), expect(git.Annotations["reconcile.fluxcd.io/requestedAt"] == at, "the source is not asked"))
 	})
+	if err := exists(ctx, c, a, ns, "cfg-a"); err != nil || a.Annotations["reconcile.fluxcd.io/requestedAt"] != "" {
+		t.Errorf("the kustomization is asked before its source has answered: %v %v", a.Annotations, err)
+	}
 	before := git.DeepCopy()
 	git.Status.LastHandledReconcileAt = at
 	if err := c.Status().Patch(ctx, git, client.MergeFrom(before)); err != nil {
 		t.Fatal(err)
 	}
+	eventually(t, func() error {
+		return firstError(exists(ctx, c, a, ns, "cfg-a"), expect(a.Annotations["reconcile.fluxcd.io/requestedAt"] == at, "the kustomization is not asked"))
+	})
 	if err := c.Get(ctx, client.ObjectKeyFromObject(fc), fc); err != nil || fc.Status.LastHandledReconcileAt != "" {
 		t.Errorf("handled too early: %q %v", fc.Status.LastHandledReconcileAt, err)
 	}
