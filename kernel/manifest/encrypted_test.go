@@ -2,79 +2,46 @@ package manifest
 
 import (
 	"context"
-	"crypto/rand"
 	"encoding/base64"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
-	"time"
 
-	"filippo.io/age"
 	kustomizev1 "github.com/fluxcd/kustomize-controller/api/v1"
-	"github.com/getsops/sops/v3"
-	"github.com/getsops/sops/v3/aes"
-	sopsage "github.com/getsops/sops/v3/age"
-	"github.com/getsops/sops/v3/cmd/sops/common"
-	"github.com/getsops/sops/v3/cmd/sops/formats"
-	"github.com/getsops/sops/v3/config"
 	"github.com/google/go-cmp/cmp"
 
+	"headwater.dev/dev/sealed"
 	"headwater.dev/kernel/decrypt"
 )
 
 // locksmith encrypts for one key of age, as sops does.
 type locksmith struct {
 	t    testing.TB
-	id   *age.X25519Identity
+	key  *sealed.Key
 	keys *decrypt.Keys
 }
 
 func newLocksmith(t testing.TB) *locksmith {
 	t.Helper()
-	id, err := age.GenerateX25519Identity()
+	key, err := sealed.NewKey()
 	if err != nil {
 		t.Fatal(err)
 	}
-	keys, err := decrypt.Load(decrypt.Config{Secret: map[string][]byte{"k.agekey": []byte(id.String())}})
+	keys, err := decrypt.Load(decrypt.Config{Secret: map[string][]byte{"k.agekey": []byte(key.Private())}})
 	if err != nil {
 		t.Fatal(err)
 	}
-	return &locksmith{t, id, keys}
+	return &locksmith{t, key, keys}
 }
 
-// encrypt seals all values, or those of the fields that regex names.
-func (l *locksmith) encrypt(format, plain, regex string) string {
+func (l *locksmith) encrypt(format, plain, fields string) string {
 	l.t.Helper()
-	store := common.StoreForFormat(formats.FormatFromString(format), config.NewStoresConfig())
-	branches, err := store.LoadPlainFile([]byte(plain))
+	out, err := l.key.Encrypt(format, plain, fields)
 	if err != nil {
 		l.t.Fatal(err)
 	}
-	key := make([]byte, 32)
-	_, _ = rand.Read(key) // never fails
-	mk, err := sopsage.MasterKeyFromRecipient(l.id.Recipient().String())
-	if err == nil {
-		err = mk.Encrypt(key)
-	}
-	if err != nil {
-		l.t.Fatal(err)
-	}
-	tree := sops.Tree{Branches: branches, Metadata: sops.Metadata{KeyGroups: []sops.KeyGroup{{mk}}, EncryptedRegex: regex, Version: "3.13.3"}}
-	mac, err := tree.Encrypt(key, aes.NewCipher())
-	if err != nil {
-		l.t.Fatal(err)
-	}
-	tree.Metadata.LastModified = time.Now().UTC()
-	tree.Metadata.MessageAuthenticationCode, err = aes.NewCipher().Encrypt(mac, key, tree.Metadata.LastModified.Format(time.RFC3339))
-	if err != nil {
-		l.t.Fatal(err)
-	}
-	out, err := store.EmitEncryptedFile(tree)
-	if err != nil {
-		l.t.Fatal(err)
-	}
-	return string(out)
+	return out
 }
 
 // encryptedArtifact has a secret in every place where one can be.

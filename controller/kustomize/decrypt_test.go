@@ -1,0 +1,93 @@
+package kustomize
+
+import (
+	"testing"
+
+	kustomizev1 "github.com/fluxcd/kustomize-controller/api/v1"
+	"github.com/fluxcd/pkg/apis/meta"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"headwater.dev/dev/sealed"
+)
+
+func newKey(t *testing.T) *sealed.Key {
+	t.Helper()
+	key, err := sealed.NewKey()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return key
+}
+
+func sealedSecret(t *testing.T, key *sealed.Key, name, value string) string {
+	t.Helper()
+	out, err := key.Encrypt("yaml", "apiVersion: v1\nkind: Secret\nmetadata:\n  name: "+name+"\nstringData:\n  token: "+value+"\n", "^(data|stringData)$")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return out
+}
+
+func decryptsWith(secret string) func(*kustomizev1.KustomizationSpec) {
+	return func(s *kustomizev1.KustomizationSpec) {
+		s.Decryption = &kustomizev1.Decryption{Provider: "sops", SecretRef: &meta.LocalObjectReference{Name: secret}}
+	}
+}
+
+// TestDecryptsAsTheTenant: with the key of its Secret, read as the tenant; a
+// key that comes later, or changes, wakes it.
+func TestDecryptsAsTheTenant(t *testing.T) {
+	w := newWorld(t, "cluster-admin")
+	key, wrong := newKey(t), newKey(t)
+	revision := w.publish("repo", map[string]string{"s.yaml": sealedSecret(t, key, "opened", "hunter22")})
+	w.kustomization("app", decryptsWith("keys"))
+	w.failed("app", meta.ReconciliationFailedReason, "spec.decryption.secretRef")
+
+	w.secret("keys", "wrong.agekey", wrong.Private())
+	w.failed("app", meta.BuildFailedReason, "no *.agekey of the decryption Secret belongs to it")
+
+	keys := &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Name: "keys", Namespace: w.ns}}
+	if err := w.client.Get(w.ctx, client.ObjectKeyFromObject(keys), keys); err != nil {
+		t.Fatal(err)
+	}
+	keys.Data["right.agekey"] = []byte(key.Private())
+	if err := w.client.Update(w.ctx, keys); err != nil {
+		t.Fatal(err)
+	}
+	w.ready("app", revision)
+	opened := &corev1.Secret{}
+	if err := w.client.Get(w.ctx, client.ObjectKey{Namespace: w.ns, Name: "opened"}, opened); err != nil || string(opened.Data["token"]) != "hunter22" {
+		t.Errorf("token = %q, %v", opened.Data["token"], err)
+	}
+	asTenant := false
+	for _, r := range w.requests() {
+		if r.Verb == "get" && r.ObjectRef.Resource == "secrets" && r.ObjectRef.Name == "keys" && r.Acting != nil {
+			asTenant = true
+		}
+	}
+	if !asTenant {
+		t.Error("the keys were not read as the tenant")
+	}
+	w.impersonated()
+}
+
+// TestA34KeysOfAnotherNamespace: a tenant cannot use keys that it may not read,
+// nor does it get those of others who use the same repository.
+func TestA34KeysOfAnotherNamespace(t *testing.T) {
+	w := newWorld(t, "view") // may not read Secrets
+	key := newKey(t)
+	w.secret("keys", "a.agekey", key.Private())
+	w.publish("repo", map[string]string{"s.yaml": sealedSecret(t, key, "opened", "hunter22")})
+	w.kustomization("app", decryptsWith("keys"))
+	w.failed("app", meta.ReconciliationFailedReason, "is forbidden")
+	w.kustomization("bare", nil)
+	w.failed("bare", meta.BuildFailedReason, "configuring decryption is required")
+
+	other := newWorld(t, "admin")
+	other.publish("repo", map[string]string{"s.yaml": sealedSecret(t, key, "opened", "hunter22")})
+	other.secret("keys", "b.agekey", newKey(t).Private())
+	other.kustomization("app", decryptsWith("keys"))
+	other.failed("app", meta.BuildFailedReason, "no *.agekey of the decryption Secret belongs to it")
+}
