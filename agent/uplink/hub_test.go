@@ -38,12 +38,14 @@ type hub struct {
 	*httptest.Server
 	t *testing.T
 
-	mu       sync.Mutex
-	desired  link.Desired
-	changed  chan struct{}
-	reports  []link.Report
-	tokens   map[string]bool
-	ids      map[string]bool
+	mu      sync.Mutex
+	desired link.Desired
+	changed chan struct{}
+	reports []link.Report
+	tokens  map[string]bool
+	ids     map[string]bool
+	// epochs are what agents said they knew.
+	epochs   []string
 	streams  int
 	polls    int
 	skew     time.Duration
@@ -129,6 +131,7 @@ func (h *hub) known(w http.ResponseWriter, r *http.Request) bool {
 }
 
 func (h *hub) serveDesired(w http.ResponseWriter, r *http.Request) {
+	h.set(func() { h.epochs = append(h.epochs, r.URL.Query().Get("epoch")+"/"+r.URL.Query().Get("known")) })
 	if !h.known(w, r) {
 		return
 	}

@@ -150,6 +150,8 @@ func (u *Uplink) poll(ctx context.Context) (delivered bool, err error) {
 
 // open asks for what is desired and returns a successful answer.
 func (u *Uplink) open(ctx context.Context, token string, query url.Values) (*http.Response, error) {
+	query.Set("epoch", strconv.FormatInt(u.epoch, 10))
+	query.Set("known", strconv.FormatInt(u.known, 10))
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, u.url(link.PathDesired)+"?"+query.Encode(), nil)
 	if err != nil {
 		return nil, err
@@ -175,8 +177,9 @@ func (u *Uplink) deliver(d link.Desired, first bool) error {
 	if len(d.Items) > link.MaxItems {
 		return fmt.Errorf("the hub desires %d items; at most %d are taken", len(d.Items), link.MaxItems)
 	}
-	if !first && d.Revision < u.revision {
-		return fmt.Errorf("the hub went back from revision %d to %d", u.revision, d.Revision)
+	if d.Epoch < u.epoch || d.Epoch == u.epoch && d.Revision < u.known {
+		return fmt.Errorf("the hub went back from revision %d of epoch %d to %d of %d; it is told so with the next connection",
+			u.known, u.epoch, d.Revision, d.Epoch)
 	}
 	prefix := fold(u.config.Cluster) + "/"
 	for _, item := range d.Items {
@@ -191,7 +194,7 @@ func (u *Uplink) deliver(d link.Desired, first bool) error {
 			u.config.Connected()
 		}
 	}
-	u.revision = d.Revision
+	u.revision, u.known, u.epoch = d.Revision, d.Revision, d.Epoch
 	u.isConnected()
 	u.config.Desired(d)
 	return nil

@@ -65,6 +65,9 @@ type Uplink struct {
 	// newest revision that was delivered; touched by the receiving goroutine
 	// only.
 	revision int64
+	// epoch and known are the newest that was ever delivered, over all
+	// connections; touched by the receiving goroutine only.
+	epoch, known int64
 }
 
 // timing holds the durations that tests shorten.

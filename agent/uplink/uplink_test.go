@@ -301,3 +301,35 @@ func TestNewRefusesBadConfiguration(t *testing.T) {
 		})
 	}
 }
+
+// TestA86RollbackAcrossConnections is a hub that was restored from a backup, or
+// somebody who replays an old one: nothing older is taken, the hub is told what
+// is known, and its new epoch counts.
+func TestA86RollbackAcrossConnections(t *testing.T) {
+	h := newHub(t)
+	_, delivered := connect(t, h, nil)
+	receive(t, delivered)
+	h.want(item("a"))
+	if d := receive(t, delivered); d.Revision != 2 {
+		t.Fatalf("delivered %+v", d)
+	}
+	h.set(func() {
+		h.desired = link.Desired{Cluster: cluster, Revision: 1, Items: []link.Item{item("old")}}
+		h.epochs = nil
+	})
+	h.CloseClientConnections()
+	eventually(t, "the hub is told", func() bool {
+		h.mu.Lock()
+		defer h.mu.Unlock()
+		return len(h.epochs) > 1 && h.epochs[1] == "0/2"
+	})
+	select {
+	case d := <-delivered:
+		t.Fatalf("older than what was known, and delivered: %+v", d)
+	default:
+	}
+	h.set(func() { h.desired.Epoch = 1 })
+	if d := receive(t, delivered); d.Epoch != 1 || d.Items[0].Name != "old" {
+		t.Errorf("in the new epoch: %+v", d)
+	}
+}

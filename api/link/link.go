@@ -53,7 +53,12 @@ type Ping struct {
 // here: a removal is an item with Delete set, until the agent reports it done.
 type Desired struct {
 	// Cluster is the ARM id of the cluster.
-	Cluster  string `json:"cluster"`
+	Cluster string `json:"cluster"`
+	// Epoch and Revision only grow, the epoch first: an agent refuses what is
+	// older than what it had. It tells the hub what that was (parameters epoch and
+	// known of PathDesired); a hub that was restored from a backup then begins a
+	// new epoch.
+	Epoch    int64  `json:"epoch,omitempty"`
 	Revision int64  `json:"revision"`
 	Items    []Item `json:"items"`
 }

@@ -53,6 +53,33 @@ type ClusterObserved struct {
 	Distribution         string     `json:"distribution,omitempty"`
 	Infrastructure       string     `json:"infrastructure,omitempty"`
 	LastConnectivityTime *time.Time `json:"lastConnectivityTime,omitempty"`
+	// Epoch counts how often the hub has gone back behind what its agent knew, as
+	// after a restore from a backup. Within one, revisions only grow.
+	Epoch int64 `json:"epoch,omitempty"`
+	// Agents tells one agent with the cluster's key from two.
+	Agents Agents `json:"agents,omitzero"`
+}
+
+// Agents is what is known of the processes that use a cluster's key.
+type Agents struct {
+	// Key is the fingerprint of the key that all of this is about.
+	Key string `json:"key,omitempty"`
+	// Session names the process that reported last, Former those before it, the
+	// newest last, separated by spaces.
+	Session string `json:"session,omitempty"`
+	Former  string `json:"former,omitempty"`
+	// Returns is how often a former process has reported again since Since. One
+	// process never does that: a new one takes its place for good.
+	Returns int       `json:"returns,omitempty"`
+	Since   time.Time `json:"since,omitzero"`
+	// DuplicateAt is when the hub concluded that there are two, and shut both out.
+	DuplicateAt time.Time `json:"duplicateAt,omitzero"`
+}
+
+// Duplicated reports whether all agents with a key, named by its fingerprint,
+// are shut out because there were two.
+func (o ClusterObserved) Duplicated(key string) bool {
+	return !o.Agents.DuplicateAt.IsZero() && o.Agents.Key == key
 }
 
 // Connectivity derives the connectivity status at now.

@@ -57,7 +57,7 @@ type complaint struct{ err *refusal }
 
 func (c *complaint) that(wrong bool, format string, args ...any) {
 	if wrong && c.err == nil {
-		c.err = &refusal{http.StatusBadRequest, "InvalidReport", short(fmt.Sprintf(format, args...))}
+		c.err = &refusal{status: http.StatusBadRequest, code: "InvalidReport", message: short(fmt.Sprintf(format, args...))}
 	}
 }
 
@@ -126,8 +126,7 @@ func (c *complaint) item(cluster, at string, item link.Observed) (observation, e
 		return o, nil
 	}
 	if !strings.HasPrefix(key, cluster+"/") {
-		return o, &refusal{http.StatusForbidden, "AuthorizationFailed",
-			short(fmt.Sprintf("%s.id %.100q is not below the cluster that this agent speaks for", at, item.ID))}
+		return o, &refusal{status: http.StatusForbidden, code: "AuthorizationFailed", message: short(fmt.Sprintf("%s.id %.100q is not below the cluster that this agent speaks for", at, item.ID))}
 	}
 	o.key = key
 	k, ok := itemOf(cluster, key)

@@ -42,6 +42,7 @@ type cluster struct {
 	id          string
 	key         *rsa.PublicKey
 	fingerprint string
+	observed    resource.ClusterObserved
 }
 
 // clusterOf is the key of the cluster that a resource's key belongs to: the
@@ -105,7 +106,13 @@ func (g *Gateway) cluster(ctx context.Context, key string) (cluster, error) {
 	if err != nil {
 		return cluster{}, errNoCluster
 	}
-	return cluster{record: r, id: desired.ID, key: public, fingerprint: vault.Fingerprint(public)}, nil
+	c := cluster{record: r, id: desired.ID, key: public, fingerprint: vault.Fingerprint(public)}
+	if len(r.Observed) > 0 {
+		if err := json.Unmarshal(r.Observed, &c.observed); err != nil {
+			return cluster{}, fmt.Errorf("read what was observed of %s: %w", key, err)
+		}
+	}
+	return c, nil
 }
 
 // caller tells which cluster a request speaks for, as its record is now.
@@ -125,8 +132,10 @@ func (g *Gateway) current(ctx context.Context, p auth.Principal) (cluster, error
 		err = errNoCluster
 	}
 	if errors.Is(err, errNoCluster) {
-		return cluster{}, &refusal{http.StatusUnauthorized, "ClusterNotRegistered",
-			"the cluster is no longer registered with this key; connect it again"}
+		return cluster{}, &refusal{status: http.StatusUnauthorized, code: "ClusterNotRegistered", message: "the cluster is no longer registered with this key; connect it again"}
+	}
+	if err == nil && c.observed.Duplicated(c.fingerprint) {
+		err = errDuplicate()
 	}
 	return c, err
 }

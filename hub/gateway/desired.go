@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"math"
 	"net/http"
 	"strconv"
 	"time"
@@ -31,7 +32,7 @@ type accepted struct {
 // desired is everything the hub wants of a cluster, and the newest revision in
 // which any of it was written.
 func (g *Gateway) desired(ctx context.Context, c cluster) (link.Desired, int64, error) {
-	d := link.Desired{Cluster: c.id, Items: []link.Item{}}
+	d := link.Desired{Cluster: c.id, Epoch: c.observed.Epoch, Items: []link.Item{}}
 	newest := c.record.DesiredRevision
 	revision, err := store.Each(ctx, g.store, c.record.Key+items, func(r store.Record) error {
 		k, ok := itemOf(c.record.Key, r.Key)
@@ -122,8 +123,11 @@ func (g *Gateway) serveDesired(w http.ResponseWriter, r *http.Request) {
 		if q, err = parseQuery(r); err != nil {
 			return err
 		}
+		if err = g.quotas.allow(c.record.Key, desiredQuota, 1); err != nil {
+			return err
+		}
 		s = g.streams.open(c.record.Key)
-		return g.seen(r.Context(), c, nil, true)
+		return g.welcome(r.Context(), c, q)
 	})
 	if s != nil {
 		defer g.streams.close(s)
@@ -148,11 +152,13 @@ type query struct {
 	revision int64
 	stream   bool
 	wait     time.Duration
+	// epoch and known are the newest that the agent was ever given.
+	epoch, known int64
 }
 
 func parseQuery(r *http.Request) (query, error) {
 	bad := func(name, want string) error {
-		return &refusal{http.StatusBadRequest, "InvalidParameter", fmt.Sprintf("the parameter %q must be %s", name, want)}
+		return &refusal{status: http.StatusBadRequest, code: "InvalidParameter", message: fmt.Sprintf("the parameter %q must be %s", name, want)}
 	}
 	q := query{stream: true}
 	values := r.URL.Query()
@@ -160,6 +166,13 @@ func parseQuery(r *http.Request) (query, error) {
 	if v := values.Get("revision"); v != "" {
 		if q.revision, err = strconv.ParseInt(v, 10, 64); err != nil || q.revision < 0 {
 			return q, bad("revision", "a revision")
+		}
+	}
+	for name, into := range map[string]*int64{"epoch": &q.epoch, "known": &q.known} {
+		if v := values.Get(name); v != "" {
+			if *into, err = strconv.ParseInt(v, 10, 64); err != nil || *into < 0 {
+				return q, bad(name, "a number")
+			}
 		}
 	}
 	if v := values.Get("stream"); v != "" {
@@ -174,6 +187,29 @@ func parseQuery(r *http.Request) (query, error) {
 		q.wait = min(q.wait, maxPoll)
 	}
 	return q, nil
+}
+
+// welcome notes that an agent connects, and begins a new epoch for it when it
+// knows more than this hub: the hub was restored from a backup since. The agent
+// then takes what is desired now, though its revision is older.
+func (g *Gateway) welcome(ctx context.Context, c cluster, q query) error {
+	_, now, err := g.store.List(ctx, store.List{Prefix: c.record.Key, Limit: 1})
+	if err != nil {
+		return err
+	}
+	ahead := func(o resource.ClusterObserved) bool {
+		return q.epoch > o.Epoch || q.epoch == o.Epoch && q.known > now.Revision
+	}
+	if !ahead(c.observed) {
+		return g.seen(ctx, c, nil, true)
+	}
+	g.log.Warn("an agent knows more than this hub, which must have gone back: a new epoch begins", "cluster", c.record.Key,
+		"known", q.known, "revision", now.Revision)
+	return g.seen(ctx, c, func(o *resource.ClusterObserved) {
+		if ahead(*o) {
+			o.Epoch = min(max(o.Epoch, q.epoch), math.MaxInt64-1) + 1
+		}
+	}, true)
 }
 
 // poll answers when there is something newer than the agent knows, or with 204

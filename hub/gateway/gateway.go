@@ -12,12 +12,14 @@
 package gateway
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
 	"io"
 	"log/slog"
 	"net/http"
+	"strconv"
 	"sync"
 	"time"
 
@@ -65,6 +67,7 @@ type Gateway struct {
 	metrics  *metrics
 	streams  *streams
 	sessions *sessions
+	quotas   *quotas
 	handler  http.Handler
 
 	draining  chan struct{}
@@ -90,13 +93,14 @@ func New(c Config) *Gateway {
 		g.log = slog.New(slog.NewTextHandler(io.Discard, nil))
 	}
 	g.sessions = newSessions(g.clock)
+	g.quotas = newQuotas(g.clock)
 	g.metrics = newMetrics(c.Registerer)
 	mux := http.NewServeMux()
 	mux.HandleFunc("POST "+link.PathToken, g.serveToken)
 	mux.HandleFunc("GET "+link.PathDesired, g.serveDesired)
 	mux.HandleFunc("POST "+link.PathObserved, g.serveObserved)
 	mux.HandleFunc("/", func(w http.ResponseWriter, _ *http.Request) {
-		fail(w, &refusal{http.StatusNotFound, "PathNotFound", "there is no such path at the agents' door"})
+		fail(w, &refusal{status: http.StatusNotFound, code: "PathNotFound", message: "there is no such path at the agents' door"})
 	})
 	g.handler = mux
 	return g
@@ -147,10 +151,11 @@ func (g *Gateway) follow(ctx context.Context) error {
 		if e.Err != nil {
 			return e.Err
 		}
-		if e.Part == store.Observed && !e.Deleted {
+		cluster, ok := clusterOf(e.Key)
+		// What was observed wakes nobody, unless it ends the agents' welcome.
+		if e.Part == store.Observed && !e.Deleted && (e.Key != cluster || !bytes.Contains(e.Value, []byte(duplicateMark))) {
 			continue
 		}
-		cluster, ok := clusterOf(e.Key)
 		if _, item := itemOf(cluster, e.Key); ok && (item || e.Key == cluster) {
 			g.streams.wake(cluster)
 		}
@@ -163,6 +168,15 @@ type refusal struct {
 	status  int
 	code    string
 	message string
+	// after is the pause that the agent is asked for; 0 for none.
+	after time.Duration
+}
+
+// wait tells the agent how long to pause.
+func (r *refusal) wait(w http.ResponseWriter) {
+	if r.after > 0 {
+		w.Header().Set("Retry-After", strconv.Itoa(int((r.after+time.Second-1)/time.Second)))
+	}
 }
 
 func (r *refusal) Error() string { return r.code + ": " + r.message }
@@ -188,15 +202,16 @@ func (g *Gateway) problem(w http.ResponseWriter, r *http.Request, err error) {
 	var denial *auth.Denial
 	switch {
 	case errors.As(err, &known):
+		known.wait(w)
 		fail(w, known)
 	case errors.As(err, &denial):
 		w.Header().Set("WWW-Authenticate", "Bearer")
-		fail(w, &refusal{denial.Status, denial.Code, denial.Message})
+		fail(w, &refusal{status: denial.Status, code: denial.Code, message: denial.Message})
 	case r.Context().Err() != nil:
 		// The agent hung up.
 	default:
 		g.log.Error("agent's request failed", "path", r.URL.Path, "error", err)
 		w.Header().Set("Retry-After", "2")
-		fail(w, &refusal{http.StatusServiceUnavailable, "ServiceUnavailable", "the hub cannot reach its storage; try again"})
+		fail(w, &refusal{status: http.StatusServiceUnavailable, code: "ServiceUnavailable", message: "the hub cannot reach its storage; try again"})
 	}
 }

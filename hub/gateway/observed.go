@@ -38,6 +38,12 @@ func (g *Gateway) report(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
+	if err := g.quotas.allow(c.record.Key, reportQuota, 1); err != nil {
+		return err
+	}
+	if err := g.quotas.allow(c.record.Key, bytesQuota, int(max(r.ContentLength, 1))); err != nil {
+		return err
+	}
 	report, err := readReport(w, r)
 	if err != nil {
 		return err
@@ -49,13 +55,12 @@ func (g *Gateway) report(w http.ResponseWriter, r *http.Request) error {
 	}
 	h := g.sessions.enter(c.record.Key)
 	defer h.Unlock()
-	fresh, alone := h.next(report.Session, report.Sequence)
-	if !fresh {
-		return &refusal{http.StatusConflict, "SequenceNotIncreasing",
-			"a report with this or a later sequence was taken already; begin a new session"}
+	if !h.next(report.Session, report.Sequence) {
+		return &refusal{status: http.StatusConflict, code: "SequenceNotIncreasing",
+			message: "a report with this or a later sequence was taken already; begin a new session"}
 	}
-	if !alone {
-		g.log.Warn("two agents report for one cluster: was its identity copied?", "cluster", c.record.Key)
+	if err := g.introduce(r.Context(), c, report.Session); err != nil {
+		return err
 	}
 	for _, o := range checked {
 		if err := g.take(r.Context(), o); err != nil {
@@ -73,7 +78,7 @@ func (g *Gateway) report(w http.ResponseWriter, r *http.Request) error {
 func readReport(w http.ResponseWriter, r *http.Request) (link.Report, error) {
 	var report link.Report
 	if media, _, err := mime.ParseMediaType(r.Header.Get("Content-Type")); err != nil || media != "application/json" {
-		return report, &refusal{http.StatusUnsupportedMediaType, "UnsupportedMediaType", "a report is application/json"}
+		return report, &refusal{status: http.StatusUnsupportedMediaType, code: "UnsupportedMediaType", message: "a report is application/json"}
 	}
 	_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(readPatience)) // else the server's own limit
 	decoder := json.NewDecoder(http.MaxBytesReader(w, r.Body, link.MaxReportBytes))
@@ -89,10 +94,9 @@ func readReport(w http.ResponseWriter, r *http.Request) (link.Report, error) {
 	var large *http.MaxBytesError
 	switch {
 	case errors.As(err, &large):
-		return report, &refusal{http.StatusRequestEntityTooLarge, "RequestContentTooLarge",
-			fmt.Sprintf("a report has at most %d bytes", link.MaxReportBytes)}
+		return report, &refusal{status: http.StatusRequestEntityTooLarge, code: "RequestContentTooLarge", message: fmt.Sprintf("a report has at most %d bytes", link.MaxReportBytes)}
 	case err != nil && r.Context().Err() == nil:
-		return report, &refusal{http.StatusBadRequest, "InvalidRequestContent", "the report cannot be read: " + short(err.Error())}
+		return report, &refusal{status: http.StatusBadRequest, code: "InvalidRequestContent", message: "the report cannot be read: " + short(err.Error())}
 	}
 	return report, err
 }

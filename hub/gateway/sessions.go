@@ -13,7 +13,7 @@ const (
 	forgetSessions = time.Hour
 )
 
-// sessions detects repeated reports and two agents with one identity.
+// sessions detects repeated reports.
 type sessions struct {
 	clock func() time.Time
 
@@ -59,12 +59,11 @@ func (s *sessions) enter(cluster string) *history {
 	return h
 }
 
-// next notes a report. fresh is false for one that was seen before; alone is
-// false when another session has reported since this one began.
-func (h *history) next(session string, sequence int64) (fresh, alone bool) {
+// next notes a report and tells whether it is fresh: not seen before.
+func (h *history) next(session string, sequence int64) bool {
 	last, known := h.sequences[session]
 	if known && sequence <= last {
-		return false, true
+		return false
 	}
 	h.sequences[session] = sequence
 	if !known {
@@ -74,5 +73,5 @@ func (h *history) next(session string, sequence int64) (fresh, alone bool) {
 			h.order = slices.Delete(h.order, 0, 1)
 		}
 	}
-	return true, h.order[len(h.order)-1] == session
+	return true
 }

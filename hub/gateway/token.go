@@ -49,11 +49,15 @@ func (g *Gateway) serveToken(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	c, err := g.prove(r.Context(), r.PostForm.Get("client_assertion"))
+	if err == nil {
+		err = g.quotas.allow(c.record.Key, tokenQuota, 1)
+	}
 	var known *refusal
 	switch {
 	case errors.As(err, &known):
 		g.metrics.tokens.WithLabelValues("refused").Inc()
 		g.log.Warn("agent refused", "reason", known.message, "from", r.RemoteAddr)
+		known.wait(w)
 		oauthError(w, known.status, known.code, known.message)
 		return
 	case err != nil:
@@ -72,7 +76,7 @@ func (g *Gateway) serveToken(w http.ResponseWriter, r *http.Request) {
 }
 
 func refuseAssertion(message string) error {
-	return &refusal{http.StatusUnauthorized, "invalid_client", message}
+	return &refusal{status: http.StatusUnauthorized, code: "invalid_client", message: message}
 }
 
 // prove answers the cluster whose key signed the assertion. Who does not hold
@@ -103,6 +107,9 @@ func (g *Gateway) prove(ctx context.Context, assertion string) (cluster, error) 
 	}
 	if err := g.checkClaims(claims, key); err != nil {
 		return cluster{}, err
+	}
+	if c.observed.Duplicated(c.fingerprint) {
+		return cluster{}, errDuplicate()
 	}
 	return c, g.once(ctx, key, claims)
 }

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"net/http"
 	"reflect"
+	"time"
 
 	"github.com/google/uuid"
 
@@ -12,6 +13,7 @@ import (
 	"headwater.dev/api/resource/validate"
 	"headwater.dev/api/resource/versions"
 	"headwater.dev/hub/store"
+	"headwater.dev/hub/vault"
 )
 
 type clusterEntry = entry[resource.ClusterProperties]
@@ -55,11 +57,21 @@ func (h clusters) render(c *call, e clusterEntry) (map[string]any, error) {
 		props["powerState"] = map[string]string{"code": "Running"}
 		props["nodeResourceGroup"] = "MC_" + e.Name
 	}
-	props["offering"], props["managedIdentityCertificateExpirationTime"], props["miscellaneousProperties"] = nil, nil, map[string]string{}
+	props["offering"], props["managedIdentityCertificateExpirationTime"], props["miscellaneousProperties"] = nil, nil, misgivings(e, o)
 	versions.Project(h.typ, c.version, props)
 	m := tracked(e)
 	m["properties"], m["systemData"] = props, e.SystemData
 	return m, nil
+}
+
+// misgivings is what the owner of a cluster should know of its agents.
+func misgivings(e clusterEntry, o resource.ClusterObserved) map[string]string {
+	key, err := recipientOf(e)
+	if err != nil || key == nil || !o.Duplicated(vault.Fingerprint(key)) {
+		return map[string]string{}
+	}
+	return map[string]string{"duplicateAgents": "Two agents use this cluster's key, so both are shut out since " + o.Agents.DuplicateAt.Format(time.RFC3339) +
+		": connect the right cluster again, which gives it a new key."}
 }
 
 // shown is what a client sees of something that the user may say and the agent
