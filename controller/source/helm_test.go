@@ -1,6 +1,7 @@
 package source
 
 import (
+	"bytes"
 	"fmt"
 	"strings"
 	"testing"
@@ -80,9 +81,7 @@ func testHelmFromRepository(t *testing.T, w *world) {
 	if !strings.HasPrefix(a.Revision, "sha256:") || conditions.GetMessage(r, meta.ReadyCondition) != "stored artifact: revision '"+a.Revision+"'" {
 		t.Errorf("artifact %+v", a)
 	}
-	if x, err := charts.ParseIndex(w.download(a)); err != nil {
-		t.Errorf("index: %v", err)
-	} else if v, err := x.Find("web", ""); err != nil || v.Version != "1.2.0" {
+	if v, err := charts.Find(bytes.NewReader(w.download(a)), "web", ""); err != nil || v.Version != "1.2.0" {
 		t.Errorf("version %+v, %v", v, err)
 	}
 	a = w.ready(c, "1.2.0")

@@ -12,6 +12,7 @@ import (
 	"github.com/fluxcd/pkg/runtime/conditions"
 	sourcev1 "github.com/fluxcd/source-controller/api/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"headwater.dev/controller/source/charts"
@@ -28,6 +29,8 @@ const (
 	chartPackageError     = "ChartPackageError"
 	sourceUnavailable     = "SourceUnavailable"
 	noSourceArtifact      = "NoSourceArtifact"
+	// chartVerificationError is the reason of signatures that do not fit.
+	chartVerificationError = "ChartVerificationError"
 )
 
 // chartScope is one reconcile of a HelmChart.
@@ -77,13 +80,17 @@ func (l *loops) helmChart() *phase.Reconciler[*sourcev1.HelmChart, chartScope] {
 		},
 		Success:  func(s *chartScope) phase.Success { return s.success(s.obj.GetRequeueAfter()) },
 		Metadata: func(s *chartScope) map[string]string { return metadata(s.obj.Status.Artifact) },
-		Gone:     l.gone(sourcev1.HelmChartKind),
+		Gone: func(n types.NamespacedName) {
+			l.gone(sourcev1.HelmChartKind)(n)
+			l.verified.Delete(fmt.Sprintf("%T/%s", &sourcev1.HelmChart{}, n))
+		},
 	}
 }
 
+// checkChart refuses what cannot work, before anything is done.
 func checkChart(_ context.Context, s *chartScope) error {
-	if s.obj.Spec.Verify != nil {
-		return fetchFailed(s.obj, phase.Stalled("ChartVerificationError", errors.New("spec.verify: signatures cannot be checked yet; remove the field to use the chart without")))
+	if v := s.obj.Spec.Verify; v != nil && s.obj.Spec.SourceRef.Kind != sourcev1.HelmRepositoryKind {
+		return s.chartFailed(phase.Stalled(chartVerificationError, errors.New("spec.verify: signatures are checked of charts from a HelmRepository of type oci only")))
 	}
 	return nil
 }
@@ -144,6 +151,9 @@ func (l *loops) planRemote(ctx context.Context, s *chartScope, repo *sourcev1.He
 	if err != nil {
 		return plan{}, err
 	}
+	if err := l.chartVerify(ctx, s, repo, &found); err != nil {
+		return plan{}, err
+	}
 	metadata := ""
 	if len(o.Spec.ValuesFiles) > 0 {
 		metadata = strconv.FormatInt(o.Generation, 10)
@@ -170,6 +180,40 @@ func (l *loops) planRemote(ctx context.Context, s *chartScope, repo *sourcev1.He
 		return finish(o, b, metadata, b.ReadOwn)
 	}
 	return p, nil
+}
+
+// chartVerify checks who signed the chart, and pins it to what was checked.
+func (l *loops) chartVerify(ctx context.Context, s *chartScope, repo *sourcev1.HelmRepository, found *remoteChart) error {
+	o := s.obj
+	if o.Spec.Verify == nil {
+		conditions.Delete(o, sourcev1.SourceVerifiedCondition)
+		return nil
+	}
+	if !isOCI(repo) {
+		return phase.Stalled(chartVerificationError, errors.New("spec.verify: signatures are checked of charts from a HelmRepository of type oci only"))
+	}
+	checked, err := l.verifyChart(ctx, o, repo, found)
+	switch {
+	case err != nil:
+		err = fmt.Errorf("chart verification error: %w", err)
+		conditions.MarkFalse(o, sourcev1.SourceVerifiedCondition, sourcev1.VerificationError, "%s", err)
+		e := phase.Classify(err)
+		e.Reason = chartVerificationError
+		return e
+	case checked:
+		conditions.MarkTrue(o, sourcev1.SourceVerifiedCondition, meta.SucceededReason, "verified signature of version %s", found.version)
+	default:
+		conditions.Delete(o, sourcev1.SourceVerifiedCondition)
+	}
+	return nil
+}
+
+// chartSecrets names the Secrets of a chart's own that concern it.
+func chartSecrets(o client.Object) []string {
+	if v := o.(*sourcev1.HelmChart).Spec.Verify; v != nil {
+		return names(v.SecretRef)
+	}
+	return nil
 }
 
 // path0 gives the last segment of a chart's name, which in a registry may have
@@ -283,7 +327,7 @@ func (s *chartScope) chartFailed(err error) error {
 	e := phase.Classify(err)
 	failed, other := sourcev1.FetchFailedCondition, sourcev1.BuildFailedCondition
 	switch e.Reason {
-	case valuesFilesError, dependencyBuildError, chartPackageError:
+	case valuesFilesError, dependencyBuildError, chartPackageError, chartVerificationError:
 		failed, other = other, failed
 	}
 	conditions.Delete(s.obj, other)

@@ -5,8 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
+	"path/filepath"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/fluxcd/pkg/apis/meta"
 	"github.com/fluxcd/pkg/runtime/conditions"
@@ -17,6 +20,7 @@ import (
 
 	"headwater.dev/controller/source/charts"
 	"headwater.dev/kernel/artifact"
+	"headwater.dev/kernel/oci"
 	"headwater.dev/kernel/phase"
 	"headwater.dev/kernel/secret"
 )
@@ -109,7 +113,7 @@ func (l *loops) helmWeb(ctx context.Context, o *sourcev1.HelmRepository) (*chart
 			return nil, badSecret(err)
 		}
 	}
-	w, err := charts.NewWeb(o.Spec.URL, basic, certificates.Config())
+	w, err := charts.NewWeb(o.Spec.URL, basic, certificates.Config(), charts.Rules{Private: l.host.Options.PrivateChartHosts})
 	if err != nil {
 		return nil, phase.Stalled(sourcev1.URLInvalidReason, fmt.Errorf("spec.url: %w", err))
 	}
@@ -130,55 +134,103 @@ func (l *loops) helmFetch(ctx context.Context, s *helmScope) error {
 	}
 	defer s.web.Close()
 	name := client.ObjectKeyFromObject(o)
-	f, err := l.helmDownload(ctx, s, l.etags.of(name, o.Spec.URL, o.Status.Artifact))
+	x, err := l.download(ctx, s.web, o.GetTimeout(), l.etags.of(name, o.Spec.URL, o.Status.Artifact))
 	if err != nil {
 		return fetchFailed(o, err)
 	}
-	if !f.Same {
-		if err := l.helmPublish(ctx, s, f); err != nil {
+	defer x.remove()
+	if !x.same {
+		if err := l.helmPublish(ctx, s, x); err != nil {
 			return err
 		}
-		l.etags.set(name, o.Spec.URL, f.ETag)
+		l.etags.set(name, o.Spec.URL, x.etag)
 	}
 	o.Status.URL = l.store.LatestURL(s.key, "index.yaml")
 	return l.stored(&s.base, meta.SucceededReason, fmt.Sprintf("stored artifact: revision '%s'", o.Status.Artifact.Revision))
 }
 
-func (l *loops) helmDownload(ctx context.Context, s *helmScope, etag string) (charts.File, error) {
-	ctx, cancel := context.WithTimeout(ctx, timeout(s.obj.GetTimeout()))
-	defer cancel()
-	u, err := s.web.Resolve("index.yaml")
-	if err != nil {
-		return charts.File{}, phase.Stalled(sourcev1.URLInvalidReason, err)
-	}
-	f, err := s.web.Get(ctx, u, etag, charts.MaxIndex)
-	switch {
-	case errors.Is(err, charts.ErrUnauthorized):
-		return f, phase.Transient(sourcev1.AuthenticationFailedReason, fmt.Errorf("failed to fetch Helm repository index: %w", err))
-	case err != nil:
-		return f, phase.Transient(meta.FailedReason, fmt.Errorf("failed to fetch Helm repository index: %w", err))
-	case f.Same:
-		return f, nil
-	}
-	if _, err := charts.ParseIndex(f.Data); err != nil {
-		return f, phase.Transient(sourcev1.IndexationFailedReason, fmt.Errorf("failed to load Helm repository from index: %w", err))
-	}
-	return f, nil
+// index is an index that was fetched, in a file: some are too large to be held
+// in memory by many at a time.
+type index struct {
+	file     *os.File
+	size     int64
+	revision digest.Digest
+	etag     string
+	same     bool
+	dir      string
 }
 
-func (l *loops) helmPublish(ctx context.Context, s *helmScope, f charts.File) error {
-	revision := digest.FromBytes(f.Data)
-	if s.obj.Status.Artifact.HasRevision(revision.String()) {
+// remove frees the room of the file.
+func (x *index) remove() {
+	if x.file != nil {
+		x.file.Close()
+	}
+	os.RemoveAll(x.dir)
+}
+
+// download gets the index of a repository, unless it still has the ETag.
+func (l *loops) download(ctx context.Context, w *charts.Web, limit time.Duration, etag string) (*index, error) {
+	ctx, cancel := context.WithTimeout(ctx, timeout(limit))
+	defer cancel()
+	u, err := w.Resolve("index.yaml")
+	if err != nil {
+		return nil, phase.Stalled(sourcev1.URLInvalidReason, err)
+	}
+	x := &index{}
+	if x.dir, err = l.store.TempDir("index-"); err != nil {
+		return nil, phase.Transient(sourcev1.DirCreationFailedReason, err)
+	}
+	if err := l.fill(ctx, x, w, charts.Want{URL: u, ETag: etag, Limit: charts.MaxIndex}); err != nil {
+		x.remove()
+		return nil, err
+	}
+	return x, nil
+}
+
+func (l *loops) fill(ctx context.Context, x *index, w *charts.Web, want charts.Want) error {
+	var err error
+	if x.file, err = os.Create(filepath.Join(x.dir, "index.yaml")); err != nil {
+		return phase.Transient(sourcev1.DirCreationFailedReason, err)
+	}
+	sum := digest.Canonical.Digester()
+	f, err := w.Save(ctx, io.MultiWriter(x.file, sum.Hash()), want)
+	var rate *oci.RateError
+	switch {
+	case errors.As(err, &rate) && rate.After > 0:
+		return phase.RetryAfter(meta.FailedReason, rate.After, fmt.Errorf("failed to fetch Helm repository index: %w", err))
+	case errors.Is(err, charts.ErrUnauthorized):
+		return phase.Transient(sourcev1.AuthenticationFailedReason, fmt.Errorf("failed to fetch Helm repository index: %w", err))
+	case err != nil:
+		return phase.Transient(meta.FailedReason, fmt.Errorf("failed to fetch Helm repository index: %w", err))
+	}
+	x.size, x.etag, x.same, x.revision = f.Size, f.ETag, f.Same, sum.Digest()
+	if x.same {
+		return nil
+	}
+	if err := charts.CheckIndex(x.file); err != nil {
+		return phase.Transient(sourcev1.IndexationFailedReason, fmt.Errorf("failed to load Helm repository from index: %w", err))
+	}
+	return nil
+}
+
+func (l *loops) helmPublish(ctx context.Context, s *helmScope, x *index) error {
+	if s.obj.Status.Artifact.HasRevision(x.revision.String()) {
 		return nil
 	}
 	err := l.publish(ctx, &s.base, artifact.Put{
-		File: "index-" + revision.Encoded() + ".yaml", Latest: "index.yaml", Revision: revision.String(),
-		Write: func(w io.Writer) error { _, err := w.Write(f.Data); return err },
+		File: "index-" + x.revision.Encoded() + ".yaml", Latest: "index.yaml", Revision: x.revision.String(),
+		Write: func(w io.Writer) error {
+			if _, err := x.file.Seek(0, io.SeekStart); err != nil {
+				return err
+			}
+			_, err := io.Copy(w, x.file)
+			return err
+		},
 	})
 	if err != nil {
 		return storageFailed(s.obj, sourcev1.ArchiveOperationFailedReason, err)
 	}
-	s.announce(fmt.Sprintf("stored fetched index of size %d bytes from '%s'", len(f.Data), s.web))
+	s.announce(fmt.Sprintf("stored fetched index of size %d bytes from '%s'", x.size, s.web))
 	return nil
 }
 

@@ -13,7 +13,9 @@ import (
 	"strings"
 
 	"github.com/fluxcd/pkg/apis/meta"
+	"github.com/fluxcd/pkg/runtime/conditions"
 	sourcev1 "github.com/fluxcd/source-controller/api/v1"
+	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"headwater.dev/controller/source/charts"
@@ -45,7 +47,6 @@ func (l *loops) ociRepository() *phase.Reconciler[*sourcev1.OCIRepository, ociSc
 			return &ociScope{base: newBase(sourcev1.OCIRepositoryKind, o, &o.Status.Artifact), obj: o}
 		},
 		Phases: []phase.Phase[ociScope]{
-			{Name: "check the specification", Do: checkOCI},
 			{Name: "look for the stored artifact", Do: func(ctx context.Context, s *ociScope) error { return l.recall(ctx, &s.base) }},
 			{Name: "read the credentials", Do: l.ociCredentials},
 			{Name: "fetch and store what is new", Do: l.ociFetch},
@@ -59,42 +60,21 @@ func (l *loops) ociRepository() *phase.Reconciler[*sourcev1.OCIRepository, ociSc
 		},
 		Success:  func(s *ociScope) phase.Success { return s.success(s.obj.GetRequeueAfter()) },
 		Metadata: func(s *ociScope) map[string]string { return metadata(s.obj.Status.Artifact) },
-		Gone:     l.gone(sourcev1.OCIRepositoryKind),
+		Gone: func(n types.NamespacedName) {
+			l.gone(sourcev1.OCIRepositoryKind)(n)
+			l.verified.Delete(fmt.Sprintf("%T/%s", &sourcev1.OCIRepository{}, n))
+		},
 	}
-}
-
-// checkOCI refuses what cannot work, before anything is done.
-func checkOCI(_ context.Context, s *ociScope) error {
-	spec := s.obj.Spec
-	unsupported := ""
-	switch {
-	case spec.Provider != "" && spec.Provider != sourcev1.GenericOCIProvider:
-		unsupported = fmt.Sprintf("spec.provider: %q is not supported: use \"generic\" with spec.secretRef", spec.Provider)
-	case spec.Verify != nil:
-		unsupported = "spec.verify: signatures cannot be checked yet; remove the field to use the artifact without"
-	case spec.ServiceAccountName != "":
-		unsupported = "spec.serviceAccountName: pull secrets of service accounts are not supported: name the Secret in spec.secretRef"
-	}
-	if unsupported != "" {
-		return fetchFailed(s.obj, phase.Stalled(sourcev1.InvalidProviderConfigurationReason, errors.New(unsupported)))
-	}
-	return nil
 }
 
 // ociCredentials reads the Secrets that the repository names.
 func (l *loops) ociCredentials(ctx context.Context, s *ociScope) error {
 	spec := s.obj.Spec
-	s.options.Insecure = spec.Insecure
 	var err error
-	if spec.SecretRef != nil {
-		s.options.Registries, err = l.registries(ctx, s.obj, spec.SecretRef.Name, hostOf(spec.URL))
-	}
-	if err == nil && spec.CertSecretRef != nil {
-		s.options.TLS, err = l.certificates(ctx, s.obj, spec.CertSecretRef.Name)
-	}
-	if err == nil && spec.ProxySecretRef != nil {
-		s.options.Proxy, err = l.proxy(ctx, s.obj, spec.ProxySecretRef.Name)
-	}
+	s.options, err = l.registryOptions(ctx, s.obj, door{
+		url: spec.URL, insecure: spec.Insecure, provider: spec.Provider, serviceAccount: spec.ServiceAccountName,
+		secret: spec.SecretRef, cert: spec.CertSecretRef, proxy: spec.ProxySecretRef,
+	})
 	if err != nil {
 		return fetchFailed(s.obj, err)
 	}
@@ -119,10 +99,34 @@ func (l *loops) ociFetch(ctx context.Context, s *ociScope) error {
 	if err != nil {
 		return fetchFailed(s.obj, classifyOCI(fmt.Errorf("failed to determine artifact digest: %w", err)))
 	}
+	p := pinned{repo, revision, digest}
+	if err := l.ociVerify(fetch, s, p); err != nil {
+		return err
+	}
 	if s.current(revision) {
 		return nil
 	}
-	return l.ociPublish(fetch, s, pinned{repo, revision, digest})
+	return l.ociPublish(fetch, s, p)
+}
+
+// ociVerify checks who signed the digest that is about to be used.
+func (l *loops) ociVerify(ctx context.Context, s *ociScope, p pinned) error {
+	o := s.obj
+	if o.Spec.Verify == nil {
+		conditions.Delete(o, sourcev1.SourceVerifiedCondition)
+		return nil
+	}
+	checked, err := l.checkSignature(ctx, o, p.repo, p.digest, ociTrust(o.Spec.Verify))
+	switch {
+	case err != nil:
+		conditions.MarkFalse(o, sourcev1.SourceVerifiedCondition, sourcev1.VerificationError, "%s", err)
+		return err
+	case checked:
+		conditions.MarkTrue(o, sourcev1.SourceVerifiedCondition, meta.SucceededReason, "verified signature of revision %s", p.revision)
+	default:
+		conditions.Delete(o, sourcev1.SourceVerifiedCondition)
+	}
+	return nil
 }
 
 // current reports whether the stored artifact is of this revision, made with
@@ -292,7 +296,10 @@ func ignoreRules(dir string, spec *string) (artifact.Ignore, error) {
 }
 
 func classifyOCI(err error) error {
+	var rate *oci.RateError
 	switch {
+	case errors.As(err, &rate) && rate.After > 0:
+		return phase.RetryAfter(sourcev1.OCIPullFailedReason, rate.After, err)
 	case errors.Is(err, oci.ErrInvalid):
 		return phase.Stalled(sourcev1.OCIPullFailedReason, err)
 	case errors.Is(err, oci.ErrAuth):
@@ -304,7 +311,14 @@ func classifyOCI(err error) error {
 // ociSecrets names the Secrets whose change concerns the repository.
 func ociSecrets(o client.Object) []string {
 	spec := o.(*sourcev1.OCIRepository).Spec
-	return names(spec.SecretRef, spec.CertSecretRef, spec.ProxySecretRef)
+	list := names(spec.SecretRef, spec.CertSecretRef, spec.ProxySecretRef)
+	if v := spec.Verify; v != nil {
+		list = append(list, names(v.SecretRef, v.TrustedRootSecretRef)...)
+	}
+	if spec.ServiceAccountName != "" {
+		list = append(list, anySecret)
+	}
+	return list
 }
 
 // ociRemote names the registry, for the gate.

@@ -19,6 +19,7 @@ import (
 	"headwater.dev/controller/source/charts"
 	"headwater.dev/kernel/oci"
 	"headwater.dev/kernel/phase"
+	"headwater.dev/kernel/secret"
 )
 
 // chartLayers are the media types of the layer that holds a chart.
@@ -35,69 +36,73 @@ func (l *loops) findChart(ctx context.Context, repo *sourcev1.HelmRepository, na
 	if isOCI(repo) {
 		return l.findInRegistry(ctx, repo, name, want)
 	}
-	x, err := l.readIndex(ctx, repo)
+	v, err := l.findInIndex(ctx, repo, name, want)
 	if err != nil {
 		return remoteChart{}, err
 	}
-	v, err := x.Find(name, want)
-	if err != nil {
-		return remoteChart{}, phase.Transient(invalidChartReference, fmt.Errorf("failed to get chart version for remote reference: %w", err))
-	}
 	return remoteChart{version: v.Version, pull: func(ctx context.Context) ([]byte, error) {
-		data, err := l.pullFromIndex(ctx, repo, v)
-		if err != nil && phase.Classify(err).Reason == "Failed" {
-			err = phase.Transient(chartPullError, fmt.Errorf("failed to download chart for remote reference: %w", err))
+		w, err := l.helmWeb(ctx, repo)
+		if err != nil {
+			return nil, err
 		}
-		return data, err
+		defer w.Close()
+		ctx, cancel := context.WithTimeout(ctx, timeout(repo.GetTimeout()))
+		defer cancel()
+		return pullFromWeb(ctx, w, v)
 	}}, nil
 }
 
-// readIndex reads the index that a repository has published.
-func (l *loops) readIndex(ctx context.Context, repo *sourcev1.HelmRepository) (*charts.Index, error) {
+// findInIndex finds a chart in the index that a repository has published.
+func (l *loops) findInIndex(ctx context.Context, repo *sourcev1.HelmRepository, name, want string) (charts.Version, error) {
 	if repo.Status.Artifact == nil {
-		return nil, phase.Waiting(noSourceArtifact, l.host.Options.RequeueDependency, fmt.Errorf("no artifact available for HelmRepository source '%s'", repo.Name))
+		return charts.Version{}, phase.Waiting(noSourceArtifact, l.host.Options.RequeueDependency, fmt.Errorf("no artifact available for HelmRepository source '%s'", repo.Name))
 	}
 	f, err := l.reader.File(ctx, *repo.Status.Artifact)
 	if err != nil {
-		return nil, phase.Transient(noSourceArtifact, err)
+		return charts.Version{}, phase.Transient(noSourceArtifact, err)
 	}
 	defer f.Release()
-	data, err := os.ReadFile(f.Path)
+	in, err := os.Open(f.Path)
 	if err != nil {
-		return nil, phase.Transient(noSourceArtifact, err)
+		return charts.Version{}, phase.Transient(noSourceArtifact, err)
 	}
-	x, err := charts.ParseIndex(data)
-	if err != nil {
-		return nil, phase.Transient(sourcev1.IndexationFailedReason, err)
-	}
-	return x, nil
+	defer in.Close()
+	return findVersion(in, name, want)
 }
 
-func (l *loops) pullFromIndex(ctx context.Context, repo *sourcev1.HelmRepository, v charts.Version) ([]byte, error) {
+func findVersion(in io.ReadSeeker, name, want string) (charts.Version, error) {
+	v, err := charts.Find(in, name, want)
+	switch {
+	case errors.Is(err, charts.ErrIndex):
+		return v, phase.Transient(sourcev1.IndexationFailedReason, err)
+	case err != nil:
+		return v, phase.Transient(invalidChartReference, fmt.Errorf("failed to get chart version for remote reference: %w", err))
+	}
+	return v, nil
+}
+
+// pullFromWeb gets the archive that an index names.
+func pullFromWeb(ctx context.Context, w *charts.Web, v charts.Version) ([]byte, error) {
+	failed := func(err error) error {
+		return pullFailed(fmt.Errorf("failed to download chart for remote reference: %w", err))
+	}
 	if len(v.URLs) == 0 {
-		return nil, errors.New("the index names no URL for it")
+		return nil, failed(errors.New("the index names no URL for it"))
 	}
-	w, err := l.helmWeb(ctx, repo)
-	if err != nil {
-		return nil, err
-	}
-	defer w.Close()
 	u, err := w.Resolve(v.URLs[0])
 	if err != nil {
-		return nil, err
+		return nil, failed(err)
 	}
-	ctx, cancel := context.WithTimeout(ctx, timeout(repo.GetTimeout()))
-	defer cancel()
-	f, err := w.Get(ctx, u, "", charts.MaxArchive)
+	data, err := w.Get(ctx, u, charts.MaxArchive)
 	if err != nil {
-		return nil, err
+		return nil, failed(err)
 	}
 	if want := strings.TrimPrefix(v.Digest, "sha256:"); want != "" {
-		if got := sha256.Sum256(f.Data); hex.EncodeToString(got[:]) != want {
-			return nil, errors.New("the archive does not have the digest that the index names")
+		if got := sha256.Sum256(data); !strings.EqualFold(hex.EncodeToString(got[:]), want) {
+			return nil, failed(errors.New("the archive does not have the digest that the index names"))
 		}
 	}
-	return f.Data, nil
+	return data, nil
 }
 
 // findInRegistry finds a chart's version among the tags of a registry, which
@@ -110,7 +115,7 @@ func (l *loops) findInRegistry(ctx context.Context, repo *sourcev1.HelmRepositor
 	defer r.Close()
 	tags, err := r.Tags(ctx)
 	if err != nil {
-		return remoteChart{}, phase.Transient(pullReason(err), fmt.Errorf("failed to get chart version for remote reference: %w", err))
+		return remoteChart{}, pullFailed(fmt.Errorf("failed to get chart version for remote reference: %w", err))
 	}
 	for i := range tags {
 		tags[i] = strings.ReplaceAll(tags[i], "_", "+")
@@ -120,39 +125,59 @@ func (l *loops) findInRegistry(ctx context.Context, repo *sourcev1.HelmRepositor
 		return remoteChart{}, phase.Transient(invalidChartReference, fmt.Errorf("failed to get chart version for remote reference: chart %q: %w", name, err))
 	}
 	return remoteChart{version: version, pull: func(ctx context.Context) ([]byte, error) {
-		r, err := l.helmRegistry(ctx, repo, name)
-		if err != nil {
-			return nil, err
-		}
-		defer r.Close()
-		data, err := pullChart(ctx, r, strings.ReplaceAll(version, "+", "_"))
-		if err != nil {
-			return nil, phase.Transient(pullReason(err), fmt.Errorf("failed to download chart for remote reference: %w", err))
-		}
-		return data, nil
+		return l.pullFromRegistry(ctx, repo, name, strings.ReplaceAll(version, "+", "_"))
 	}}, nil
 }
 
-func pullReason(err error) string {
-	if errors.Is(err, oci.ErrAuth) {
-		return sourcev1.AuthenticationFailedReason
+// verifyChart checks the signature of what a version's tag leads to now, and
+// makes that the chart that is pulled, wherever the tag leads later.
+func (l *loops) verifyChart(ctx context.Context, o *sourcev1.HelmChart, repo *sourcev1.HelmRepository, found *remoteChart) (bool, error) {
+	r, err := l.helmRegistry(ctx, repo, o.Spec.Chart)
+	if err != nil {
+		return false, err
 	}
-	return chartPullError
+	defer r.Close()
+	digest, err := r.Resolve(ctx, strings.ReplaceAll(found.version, "+", "_"))
+	if err != nil {
+		return false, pullFailed(err)
+	}
+	found.pull = func(ctx context.Context) ([]byte, error) { return l.pullFromRegistry(ctx, repo, o.Spec.Chart, digest) }
+	return l.checkSignature(ctx, o, r, digest, chartTrust(o.Spec.Verify))
+}
+
+// pullFromRegistry pulls a chart by its tag or digest.
+func (l *loops) pullFromRegistry(ctx context.Context, repo *sourcev1.HelmRepository, name, reference string) ([]byte, error) {
+	r, err := l.helmRegistry(ctx, repo, name)
+	if err != nil {
+		return nil, err
+	}
+	defer r.Close()
+	data, err := pullChart(ctx, r, reference)
+	if err != nil {
+		return nil, pullFailed(fmt.Errorf("failed to download chart for remote reference: %w", err))
+	}
+	return data, nil
+}
+
+func pullFailed(err error) error {
+	var rate *oci.RateError
+	switch {
+	case errors.Is(err, oci.ErrAuth), errors.Is(err, charts.ErrUnauthorized):
+		return phase.Transient(sourcev1.AuthenticationFailedReason, err)
+	case errors.As(err, &rate) && rate.After > 0:
+		return phase.RetryAfter(chartPullError, rate.After, err)
+	}
+	return phase.Transient(chartPullError, err)
 }
 
 func (l *loops) helmRegistry(ctx context.Context, repo *sourcev1.HelmRepository, name string) (*oci.Repository, error) {
-	o := oci.Options{Insecure: repo.Spec.Insecure}
-	var err error
-	if repo.Spec.SecretRef != nil {
-		if o.Registries, err = l.registries(ctx, repo, repo.Spec.SecretRef.Name, hostOf(repo.Spec.URL)); err != nil {
-			return nil, err
-		}
+	o, err := l.registryOptions(ctx, repo, door{
+		url: repo.Spec.URL, insecure: repo.Spec.Insecure, provider: repo.Spec.Provider, secret: repo.Spec.SecretRef, cert: repo.Spec.CertSecretRef,
+	})
+	if err != nil {
+		return nil, err
 	}
-	if repo.Spec.CertSecretRef != nil {
-		if o.TLS, err = l.certificates(ctx, repo, repo.Spec.CertSecretRef.Name); err != nil {
-			return nil, err
-		}
-	}
+	o.Public = repo.Name == "" // only a chart vouches for it
 	r, err := oci.Open(strings.TrimSuffix(repo.Spec.URL, "/")+"/"+name, o)
 	if err != nil {
 		return nil, phase.Stalled(sourcev1.URLInvalidReason, err)
@@ -161,11 +186,14 @@ func (l *loops) helmRegistry(ctx context.Context, repo *sourcev1.HelmRepository,
 }
 
 // pullChart gets the archive of a chart from a registry, pinned by digest from
-// the tag on.
-func pullChart(ctx context.Context, r *oci.Repository, tag string) ([]byte, error) {
-	digest, err := r.Resolve(ctx, tag)
-	if err != nil {
-		return nil, err
+// the tag on, if it is a tag.
+func pullChart(ctx context.Context, r *oci.Repository, reference string) ([]byte, error) {
+	digest := reference
+	if !strings.HasPrefix(reference, "sha256:") {
+		var err error
+		if digest, err = r.Resolve(ctx, reference); err != nil {
+			return nil, err
+		}
 	}
 	img, err := r.Image(ctx, digest)
 	if err != nil {
@@ -228,26 +256,67 @@ func (l *loops) dependency(ctx context.Context, namespace string, d *chart.Depen
 		}
 		return dep, l.addDependencies(ctx, namespace, dep, place{at.root, dir, at.depth + 1})
 	}
-	repo, err := l.repositoryOf(ctx, namespace, d.Repository)
-	if err != nil {
-		return nil, err
-	}
-	found, err := l.findChart(ctx, repo, d.Name, d.Version)
-	if err != nil {
-		return nil, err
-	}
-	data, err := found.pull(ctx)
+	data, err := l.pullDependency(ctx, namespace, d)
 	if err != nil {
 		return nil, err
 	}
 	return charts.OpenArchive(data)
 }
 
-// repositoryOf finds the HelmRepository of a namespace that has a URL.
-func (l *loops) repositoryOf(ctx context.Context, namespace, url string) (*sourcev1.HelmRepository, error) {
-	if url == "" {
+// pullDependency gets a chart from the repository that a chart names: as the
+// HelmRepository of the namespace with that URL says, or without credentials.
+func (l *loops) pullDependency(ctx context.Context, namespace string, d *chart.Dependency) ([]byte, error) {
+	switch {
+	case d.Repository == "":
 		return nil, errors.New("it is not in charts/ and names no repository")
+	case strings.HasPrefix(d.Repository, "@"), strings.HasPrefix(d.Repository, "alias:"):
+		return nil, fmt.Errorf("its repository %q is an alias of somebody's machine: name the URL", d.Repository)
 	}
+	repo, err := l.repositoryOf(ctx, namespace, d.Repository)
+	if err != nil {
+		return nil, err
+	}
+	if repo == nil && !strings.HasPrefix(d.Repository, sourcev1.OCIRepositoryPrefix) {
+		return l.pullFromStranger(ctx, d)
+	}
+	if repo == nil {
+		repo = &sourcev1.HelmRepository{Spec: sourcev1.HelmRepositorySpec{URL: d.Repository, Type: sourcev1.HelmRepositoryTypeOCI}}
+	}
+	found, err := l.findChart(ctx, repo, d.Name, d.Version)
+	if err != nil {
+		return nil, err
+	}
+	return found.pull(ctx)
+}
+
+// pullFromStranger gets a chart from a repository that only a chart vouches
+// for. It must have a public address.
+func (l *loops) pullFromStranger(ctx context.Context, d *chart.Dependency) ([]byte, error) {
+	w, err := charts.NewWeb(d.Repository, secret.Basic{}, nil, charts.Rules{Private: l.host.Options.PrivateChartHosts, Stranger: true})
+	if err != nil {
+		return nil, err
+	}
+	defer w.Close()
+	x, err := l.download(ctx, w, defaultTimeout, "")
+	if err != nil {
+		if errors.Is(err, charts.ErrPrivate) {
+			return nil, fmt.Errorf("its repository is not known in the namespace: create a HelmRepository with spec.url %q: %w", d.Repository, err)
+		}
+		return nil, err
+	}
+	defer x.remove()
+	v, err := findVersion(x.file, d.Name, d.Version)
+	if err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, defaultTimeout)
+	defer cancel()
+	return pullFromWeb(ctx, w, v)
+}
+
+// repositoryOf finds the HelmRepository of a namespace that has a URL; nil when
+// there is none.
+func (l *loops) repositoryOf(ctx context.Context, namespace, url string) (*sourcev1.HelmRepository, error) {
 	var list sourcev1.HelmRepositoryList
 	if err := l.client.List(ctx, &list, client.InNamespace(namespace)); err != nil {
 		return nil, err
@@ -257,5 +326,5 @@ func (l *loops) repositoryOf(ctx context.Context, namespace, url string) (*sourc
 			return &list.Items[i], nil
 		}
 	}
-	return nil, fmt.Errorf("its repository is not known in the namespace: create a HelmRepository with spec.url %q, or put the chart into charts/", url)
+	return nil, nil
 }

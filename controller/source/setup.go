@@ -6,6 +6,7 @@ import (
 	"net/url"
 	"path/filepath"
 	"runtime"
+	"strings"
 	"time"
 
 	"github.com/fluxcd/pkg/apis/meta"
@@ -22,9 +23,9 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/predicate"
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 
-	"headwater.dev/kernel/cloud"
 	"headwater.dev/kernel/git"
 	"headwater.dev/kernel/host"
+	"headwater.dev/kernel/verify"
 )
 
 const (
@@ -32,6 +33,9 @@ const (
 	// they are made from.
 	bySecret = "headwater.secret"
 	bySource = "headwater.source"
+	// anySecret is the key of objects in the index by Secret that any of their
+	// namespace's Secrets may concern.
+	anySecret = "*"
 )
 
 // kind is how a kind is watched.
@@ -39,8 +43,8 @@ type kind struct {
 	name string
 	new  func() client.Object
 	list func() client.ObjectList
-	// secrets names the Secrets that concern an object; nil for charts, which
-	// use those of their repositories.
+	// secrets names the Secrets that concern an object. Charts use those of
+	// their repositories too.
 	secrets    func(client.Object) []string
 	remote     func(client.Object) string
 	reconciler reconcile.Reconciler
@@ -62,14 +66,11 @@ func Setup(_ context.Context, h *host.Host) error {
 	if err != nil {
 		return err
 	}
-	clouds, err := cloud.New(cloud.Config{Client: h.Manager.GetClient(), Live: h.Manager.GetAPIReader()})
-	if err != nil {
-		return err
-	}
 	l := &loops{
-		clouds: clouds,
+		clouds: h.Cloud,
 		host:   h, client: h.Manager.GetClient(), store: h.Artifacts, reader: h.Reader, mirrors: mirrors, events: events,
-		packing: make(chan struct{}, runtime.GOMAXPROCS(0)),
+		packing:  make(chan struct{}, runtime.GOMAXPROCS(0)),
+		sigstore: &verify.Instance{Dir: filepath.Join(h.Options.StoragePath, "sigstore")},
 	}
 	for _, run := range []func(context.Context) error{l.server, l.janitor} {
 		if err := l.background(h.Manager, run); err != nil {
@@ -109,8 +110,8 @@ func (l *loops) kinds() []kind {
 		},
 		{
 			name: "helmchart", new: func() client.Object { return &sourcev1.HelmChart{} },
-			list:   func() client.ObjectList { return &sourcev1.HelmChartList{} },
-			remote: chartRemote, reconciler: l.helmChart(),
+			list:    func() client.ObjectList { return &sourcev1.HelmChartList{} },
+			secrets: chartSecrets, remote: chartRemote, reconciler: l.helmChart(),
 			uses: func(o client.Object) []string { return []string{chartSourceKey(o)} },
 			sources: map[string]client.Object{
 				sourcev1.HelmRepositoryKind: &sourcev1.HelmRepository{},
@@ -126,10 +127,7 @@ func (l *loops) register(k kind) error {
 	g := &gate{next: k.reconciler, client: l.client, new: k.new, remote: k.remote}
 	options := l.host.ControllerOptions()
 	options.MaxConcurrentReconciles = workers
-	secrets := l.enqueue(k.list, bySecret, client.Object.GetName)
-	if k.secrets == nil {
-		secrets = l.enqueueCharts()
-	}
+	secrets := l.enqueueSecret(k.list)
 	b := ctrl.NewControllerManagedBy(mgr).Named(k.name).
 		For(k.new(), builder.WithPredicates(predicate.Or(predicate.GenerationChangedPredicate{}, predicates.ReconcileRequestedPredicate{}))).
 		WatchesMetadata(&corev1.Secret{}, secrets,
@@ -146,6 +144,10 @@ func (l *loops) register(k kind) error {
 			return err
 		}
 	}
+	if _, ok := k.sources[sourcev1.HelmRepositoryKind]; ok {
+		b = b.WatchesMetadata(&corev1.Secret{}, l.enqueueCharts(),
+			builder.WithPredicates(predicate.ResourceVersionChangedPredicate{}, createdSince(time.Now())))
+	}
 	for name, obj := range k.sources {
 		key := func(o client.Object) string { return name + "/" + o.GetName() }
 		b = b.Watches(obj, l.enqueue(k.list, bySource, key), builder.WithPredicates(newArtifact{}))
@@ -158,6 +160,18 @@ func (l *loops) register(k kind) error {
 func (l *loops) enqueue(list func() client.ObjectList, index string, key func(client.Object) string) handler.EventHandler {
 	return handler.EnqueueRequestsFromMapFunc(func(ctx context.Context, o client.Object) []reconcile.Request {
 		return l.find(ctx, list(), o.GetNamespace(), client.MatchingFields{index: key(o)})
+	})
+}
+
+// enqueueSecret requests the objects that a Secret concerns. The Secrets in
+// which Helm keeps its releases concern nobody here.
+func (l *loops) enqueueSecret(list func() client.ObjectList) handler.EventHandler {
+	return handler.EnqueueRequestsFromMapFunc(func(ctx context.Context, o client.Object) []reconcile.Request {
+		if strings.HasPrefix(o.GetName(), "sh.helm.release.") {
+			return nil
+		}
+		found := l.find(ctx, list(), o.GetNamespace(), client.MatchingFields{bySecret: o.GetName()})
+		return append(found, l.find(ctx, list(), o.GetNamespace(), client.MatchingFields{bySecret: anySecret})...)
 	})
 }
 

@@ -10,6 +10,7 @@ package source
 import (
 	"context"
 	"errors"
+	"sync"
 	"time"
 
 	eventv1 "github.com/fluxcd/pkg/apis/event/v1beta1"
@@ -25,6 +26,7 @@ import (
 	"headwater.dev/kernel/git"
 	"headwater.dev/kernel/host"
 	"headwater.dev/kernel/phase"
+	"headwater.dev/kernel/verify"
 )
 
 // fieldOwner is who writes our fields, and the name in events.
@@ -48,6 +50,10 @@ type loops struct {
 	// packing holds a place for every archive that may be made at a time.
 	packing chan struct{}
 	etags   etags
+	// sigstore is the public instance that keyless signatures are checked
+	// against; verified holds what was checked last, by object.
+	sigstore *verify.Instance
+	verified sync.Map
 }
 
 // base is the part of a scope that all kinds have.

@@ -8,7 +8,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"net/url"
 	"strings"
@@ -19,6 +18,8 @@ import (
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/remote"
 	"github.com/google/go-containerregistry/pkg/v1/remote/transport"
+	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"headwater.dev/kernel/secret"
 )
@@ -41,19 +42,24 @@ const maxTags = 100_000
 type Options struct {
 	// Insecure allows HTTP.
 	Insecure bool
-	// Registries are credentials; those of exactly the registry's host are
-	// used.
-	Registries secret.Registries
+	// Login is how to log in to the registry; nil means to look into
+	// Registries, of which the first that knows exactly the registry's host and
+	// port counts.
+	Login      *secret.Registry
+	Registries []secret.Registries
 	// TLS and Proxy may be nil.
 	TLS   *tls.Config
 	Proxy *url.URL
+	// Public refuses a registry whose address is not public.
+	Public bool
 }
 
-// Repository is one repository of a registry. Close it when done.
+// Repository is one repository of a registry. Close it when done. It must not
+// be used by several at the same time.
 type Repository struct {
-	repo      name.Repository
-	options   []remote.Option
-	transport *http.Transport
+	repo   name.Repository
+	puller *remote.Puller
+	guard  *guard
 }
 
 // Open checks the URL, "oci://<host>/<repository>". Nothing is sent yet.
@@ -73,36 +79,36 @@ func Open(raw string, o Options) (*Repository, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%w URL: want oci://<host>/<repository> without a tag", ErrInvalid)
 	}
-	t := &http.Transport{
-		Proxy:               http.ProxyFromEnvironment,
-		DialContext:         (&net.Dialer{Timeout: 15 * time.Second}).DialContext,
-		TLSHandshakeTimeout: 15 * time.Second,
-		TLSClientConfig:     o.TLS,
-		MaxIdleConns:        4,
-		IdleConnTimeout:     10 * time.Second,
-		ForceAttemptHTTP2:   true,
+	r := &Repository{repo: repo, guard: newGuard(repo.RegistryStr(), repo.Scheme() == "https", o.TLS, o.Proxy)}
+	r.guard.public = o.Public
+	r.puller, err = remote.NewPuller(remote.WithTransport(r.guard), remote.WithAuth(authenticator(o, repo.RegistryStr())),
+		remote.WithUserAgent("headwater/1"), remote.WithJobs(1),
+		remote.WithRetryBackoff(remote.Backoff{Duration: 200 * time.Millisecond, Factor: 3, Steps: 2}),
+		remote.WithRetryStatusCodes(http.StatusInternalServerError, http.StatusBadGateway, http.StatusGatewayTimeout))
+	if err != nil {
+		return nil, fmt.Errorf("open %s: %w", raw, err)
 	}
-	if o.Proxy != nil {
-		t.Proxy = http.ProxyURL(o.Proxy)
-	}
-	r := &Repository{repo: repo, transport: t}
-	r.options = []remote.Option{remote.WithTransport(t), remote.WithAuth(authenticator(o.Registries, repo.RegistryStr())), remote.WithUserAgent("headwater/1")}
 	return r, nil
 }
 
-func authenticator(r secret.Registries, host string) authn.Authenticator {
-	reg, ok := r.For(host)
-	switch {
-	case !ok:
-		return authn.Anonymous
-	case reg.Token != "":
-		return authn.FromConfig(authn.AuthConfig{IdentityToken: reg.Token})
+func authenticator(o Options, host string) authn.Authenticator {
+	login := o.Login
+	for _, r := range o.Registries {
+		if reg, ok := r.For(host); ok && login == nil {
+			login = &reg
+		}
 	}
-	return authn.FromConfig(authn.AuthConfig{Username: reg.Username, Password: reg.Password})
+	switch {
+	case login == nil:
+		return authn.Anonymous
+	case login.Token != "":
+		return authn.FromConfig(authn.AuthConfig{IdentityToken: login.Token})
+	}
+	return authn.FromConfig(authn.AuthConfig{Username: login.Username, Password: login.Password})
 }
 
 // Close frees the connections.
-func (r *Repository) Close() { r.transport.CloseIdleConnections() }
+func (r *Repository) Close() { r.guard.CloseIdleConnections() }
 
 // Host gives the registry's host and port.
 func (r *Repository) Host() string { return r.repo.RegistryStr() }
@@ -110,18 +116,26 @@ func (r *Repository) Host() string { return r.repo.RegistryStr() }
 // String gives the URL.
 func (r *Repository) String() string { return "oci://" + r.repo.Name() }
 
-func (r *Repository) with(ctx context.Context) []remote.Option {
-	return append([]remote.Option{remote.WithContext(ctx)}, r.options...)
-}
+// Reference names a manifest of the repository: "<host>/<repository>@<digest>".
+func (r *Repository) Reference(digest string) string { return r.repo.Name() + "@" + digest }
 
 // Tags lists the tags of the repository.
 func (r *Repository) Tags(ctx context.Context) ([]string, error) {
-	tags, err := remote.List(r.repo, r.with(ctx)...)
+	doing := "list tags of " + r.String()
+	pages, err := r.puller.Lister(ctx, r.repo)
 	if err != nil {
-		return nil, r.classify("list tags of "+r.String(), err)
+		return nil, r.classify(doing, err)
 	}
-	if len(tags) > maxTags {
-		return nil, fmt.Errorf("list tags of %s: more than %d", r, maxTags)
+	var tags []string
+	for pages.HasNext() {
+		page, err := pages.Next(ctx)
+		if err != nil {
+			return nil, r.classify(doing, err)
+		}
+		tags = append(tags, page.Tags...)
+		if len(tags) > maxTags {
+			return nil, fmt.Errorf("%s: more than %d", doing, maxTags)
+		}
 	}
 	return tags, nil
 }
@@ -133,11 +147,23 @@ func (r *Repository) Resolve(ctx context.Context, tag string) (string, error) {
 		return "", fmt.Errorf("%w tag %.128q", ErrInvalid, tag)
 	}
 	ref := r.repo.Tag(t.TagStr())
-	d, err := remote.Head(ref, r.with(ctx)...)
+	d, err := r.puller.Head(ctx, ref)
 	if err != nil {
 		return "", r.classify(fmt.Sprintf("resolve %s:%s", r, tag), err)
 	}
 	return d.Digest.String(), nil
+}
+
+// Describe gives media type, digest and size of the manifest with a digest.
+func (r *Repository) Describe(ctx context.Context, d string) (ocispec.Descriptor, error) {
+	if _, err := v1.NewHash(d); err != nil {
+		return ocispec.Descriptor{}, fmt.Errorf("%w digest %.128q", ErrInvalid, d)
+	}
+	got, err := r.puller.Head(ctx, r.repo.Digest(d))
+	if err != nil {
+		return ocispec.Descriptor{}, r.classify("describe "+r.Reference(d), err)
+	}
+	return ocispec.Descriptor{MediaType: string(got.MediaType), Digest: digest.Digest(d), Size: got.Size}, nil
 }
 
 // Image is one manifest.
@@ -152,7 +178,11 @@ func (r *Repository) Image(ctx context.Context, digest string) (*Image, error) {
 	if _, err := v1.NewHash(digest); err != nil {
 		return nil, fmt.Errorf("%w digest %.128q", ErrInvalid, digest)
 	}
-	img, err := remote.Image(r.repo.Digest(digest), r.with(ctx)...)
+	d, err := r.puller.Get(ctx, r.repo.Digest(digest))
+	if err != nil {
+		return nil, r.classify(fmt.Sprintf("get %s@%s", r, digest), err)
+	}
+	img, err := d.Image()
 	if err != nil {
 		return nil, r.classify(fmt.Sprintf("get %s@%s", r, digest), err)
 	}
@@ -194,8 +224,55 @@ func (i *Image) Open(d v1.Descriptor, limit int64) (io.ReadCloser, error) {
 	return rc, nil
 }
 
+// Signed is an artifact that refers to another, such as a signature of it.
+type Signed struct {
+	Digest, MediaType string
+	Size              int64
+}
+
+// Referrers lists the artifacts of a type that refer to a digest, at most limit
+// of them, by the referrers API or by the tag that stands in for it.
+func (r *Repository) Referrers(ctx context.Context, digest, artifactType string, limit int) ([]Signed, error) {
+	doing := fmt.Sprintf("list referrers of %s@%s", r, digest)
+	index, err := remote.Referrers(r.repo.Digest(digest), remote.WithContext(ctx), remote.Reuse(r.puller), remote.WithFilter("artifactType", artifactType))
+	if err != nil {
+		return nil, r.classify(doing, err)
+	}
+	m, err := index.IndexManifest()
+	if err != nil {
+		return nil, r.classify(doing, err)
+	}
+	var list []Signed
+	for _, d := range m.Manifests {
+		// Some registries do not filter, whatever they were asked.
+		if d.ArtifactType == artifactType && len(list) < limit {
+			list = append(list, Signed{Digest: d.Digest.String(), MediaType: string(d.MediaType), Size: d.Size})
+		}
+	}
+	return list, nil
+}
+
+// RateError says that a server wants to be asked less often.
+type RateError struct {
+	Doing string
+	// After is when it may be asked again; zero when it did not say.
+	After time.Duration
+}
+
+func (e *RateError) Error() string {
+	if e.After == 0 {
+		return e.Doing + ": the server limits the rate of requests"
+	}
+	return fmt.Sprintf("%s: the server limits the rate of requests, and asks for a pause of %s", e.Doing, e.After)
+}
+
 // classify gives an error its class, and leaves out what the registry wrote.
 func (r *Repository) classify(doing string, err error) error {
+	for _, refused := range []error{ErrRealm, ErrAddress, ErrDowngrade, ErrTooLarge} {
+		if errors.Is(err, refused) {
+			return fmt.Errorf("%s: %w", doing, refused)
+		}
+	}
 	var t *transport.Error
 	if !errors.As(err, &t) {
 		var wrapped *url.Error
@@ -204,11 +281,16 @@ func (r *Repository) classify(doing string, err error) error {
 		}
 		return fmt.Errorf("%s: %w", doing, err)
 	}
-	switch t.StatusCode {
-	case http.StatusUnauthorized, http.StatusForbidden:
-		return fmt.Errorf("%s: %w: the registry answered %d %s", doing, ErrAuth, t.StatusCode, http.StatusText(t.StatusCode))
-	case http.StatusNotFound:
+	after := time.Duration(r.guard.retry.Swap(0))
+	switch code := t.StatusCode; {
+	case (code == http.StatusUnauthorized || code == http.StatusForbidden) && r.guard.withheld.Load():
+		return fmt.Errorf("%s: %w: %w", doing, ErrAuth, ErrRealm)
+	case code == http.StatusUnauthorized || code == http.StatusForbidden:
+		return fmt.Errorf("%s: %w: the registry answered %d %s", doing, ErrAuth, code, http.StatusText(code))
+	case code == http.StatusNotFound:
 		return fmt.Errorf("%s: %w", doing, ErrNotFound)
+	case code == http.StatusTooManyRequests || code == http.StatusServiceUnavailable && after > 0:
+		return &RateError{Doing: doing, After: after}
 	}
 	return fmt.Errorf("%s: the registry answered %d %s", doing, t.StatusCode, http.StatusText(t.StatusCode))
 }

@@ -1,6 +1,8 @@
 package oci
 
 import (
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"io"
 	"net/http"
@@ -50,7 +52,7 @@ func TestCredentialsStayAtTheRegistry(t *testing.T) {
 	}))
 	defer home.Close()
 	host := strings.TrimPrefix(home.URL, "http://")
-	r, err := Open("oci://"+host+"/app", Options{Insecure: true, Registries: secret.ForHost(host, secret.Basic{Username: "u", Password: canary})})
+	r, err := Open("oci://"+host+"/app", Options{Insecure: true, Registries: []secret.Registries{secret.ForHost(host, secret.Basic{Username: "u", Password: canary})}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -67,4 +69,9 @@ func TestCredentialsStayAtTheRegistry(t *testing.T) {
 	if _, err := r.Image(t.Context(), "sha256:short"); !errors.Is(err, ErrInvalid) {
 		t.Errorf("bad digest: %v", err)
 	}
+}
+
+func sha(data []byte) string {
+	sum := sha256.Sum256(data)
+	return "sha256:" + hex.EncodeToString(sum[:])
 }

@@ -40,6 +40,9 @@ type Bundle struct {
 
 // OpenArchive reads a packed chart.
 func OpenArchive(data []byte) (*Bundle, error) {
+	if err := (&budget{maxUnpacked, maxEntries}).inspect(data, 0); err != nil {
+		return nil, fmt.Errorf("the archive is no chart: %w", err)
+	}
 	c, err := loader.LoadArchive(bytes.NewReader(data))
 	if err != nil {
 		return nil, fmt.Errorf("the archive is no chart: %w", err)
@@ -54,30 +57,61 @@ func OpenDir(root, dir string) (*Bundle, error) {
 	if err != nil {
 		return nil, err
 	}
-	size := int64(0)
-	err = filepath.WalkDir(name, func(_ string, d fs.DirEntry, err error) error {
-		if err != nil || d.IsDir() {
-			return err
-		}
-		info, err := d.Info()
-		if err == nil {
-			size += info.Size()
-		}
-		return err
-	})
+	size, err := measure(name)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
 		return nil, fmt.Errorf("the source has no path %q", dir)
 	case err != nil:
-		return nil, fmt.Errorf("read chart %q: %w", dir, err)
+		return nil, fmt.Errorf("read chart %q: %s", dir, strings.ReplaceAll(err.Error(), root, ""))
 	case size > maxChartDir:
 		return nil, fmt.Errorf("chart %q is larger than %d bytes", dir, maxChartDir)
+	}
+	if info, err := os.Stat(name); err == nil && !info.IsDir() {
+		data, err := os.ReadFile(name)
+		if err != nil {
+			return nil, fmt.Errorf("read chart %q: %w", dir, err)
+		}
+		return OpenArchive(data)
 	}
 	c, err := loader.Load(name)
 	if err != nil {
 		return nil, fmt.Errorf("%q is no chart: %s", dir, strings.ReplaceAll(err.Error(), root, ""))
 	}
 	return newBundle(c)
+}
+
+// measure gives the size of a file or directory, with what the archives in it
+// unpack to. Links are refused: they may lead anywhere.
+func measure(root string) (int64, error) {
+	size, packed := int64(0), budget{maxUnpacked, maxEntries}
+	err := filepath.WalkDir(root, func(name string, d fs.DirEntry, err error) error {
+		if err != nil || d.IsDir() {
+			return err
+		}
+		if !d.Type().IsRegular() {
+			return errors.New("it holds a link or device, which is refused")
+		}
+		if packed.entries--; packed.entries < 0 {
+			return fmt.Errorf("%w: it has more than %d files", ErrBomb, maxEntries)
+		}
+		info, err := d.Info()
+		if err != nil {
+			return err
+		}
+		size += info.Size()
+		if name == root || !packedChart(filepath.ToSlash(name)) || info.Size() > MaxArchive {
+			return nil
+		}
+		data, err := os.ReadFile(name)
+		if err == nil {
+			err = packed.inspect(data, 0)
+		}
+		if errors.Is(err, ErrBomb) {
+			return err
+		}
+		return nil
+	})
+	return size, err
 }
 
 // within joins a path from a specification to a root that it must not leave.
@@ -106,10 +140,25 @@ func newBundle(c *chart.Chart) (*Bundle, error) {
 	}
 	for _, d := range c.Metadata.Dependencies {
 		if !have[d.Name] {
-			b.Missing = append(b.Missing, d)
+			b.Missing = append(b.Missing, locked(c.Lock, d))
 		}
 	}
 	return b, nil
+}
+
+// locked gives a dependency in the version that the lock file names.
+func locked(lock *chart.Lock, d *chart.Dependency) *chart.Dependency {
+	if lock == nil {
+		return d
+	}
+	for _, l := range lock.Dependencies {
+		if l != nil && l.Name == d.Name && l.Repository == d.Repository && l.Version != "" && (l.Alias == d.Alias || l.Alias == "") {
+			pinned := *d
+			pinned.Version = l.Version
+			return &pinned
+		}
+	}
+	return d
 }
 
 // SetVersion adds build metadata to the version of the chart.
@@ -209,10 +258,15 @@ func ReadTree(root string) func(string) ([]byte, error) {
 	}
 }
 
-// Add puts a dependency into the chart.
+// Add puts a dependency into the chart. Another version of a dependency that is
+// there goes beside it, as an alias may ask for.
 func (b *Bundle) Add(d *Bundle) {
+	dir := path.Join("charts", d.Meta.Name)
+	if there, ok := b.Files[path.Join(dir, "Chart.yaml")]; ok && !bytes.Equal(there, d.Files["Chart.yaml"]) {
+		dir += "-" + d.Meta.Version
+	}
 	for name, data := range d.Files {
-		b.Files[path.Join("charts", d.Meta.Name, name)] = data
+		b.Files[path.Join(dir, name)] = data
 	}
 }
 

@@ -38,33 +38,28 @@ func TestParseIndex(t *testing.T) {
 		"comments":      {"comments and blank lines", indexHead + "entries:\n\n# c\n  a:\n  # d\n  - version: 1.0.0\n", "a", []string{"1.0.0"}, false},
 		"other section": {"keys elsewhere are no charts", "apiVersion: v1\nannotations:\n  a:\n  - version: 9.0.0\nentries:\n  b:\n  - version: 1.0.0\n", "a", nil, false},
 	} {
-		x, err := ParseIndex([]byte(c.in))
+		list, err := Versions(strings.NewReader(c.in), c.chart)
 		if (err != nil) != c.err {
 			t.Errorf("%s: %s: %v", name, c.why, err)
 		}
-		if err != nil {
-			continue
+		if err := CheckIndex(strings.NewReader(c.in)); (err != nil) != c.err {
+			t.Errorf("%s: %s: check: %v", name, c.why, err)
 		}
-		list, err := x.Versions(c.chart)
 		var got []string
 		for _, v := range list {
 			got = append(got, v.Version)
 		}
-		if diff := cmp.Diff(c.want, got); diff != "" || err != nil {
-			t.Errorf("%s: %s: %v %s", name, c.why, err, diff)
+		if diff := cmp.Diff(c.want, got); diff != "" {
+			t.Errorf("%s: %s: %s", name, c.why, diff)
 		}
 	}
 }
 
-func FuzzParseIndex(f *testing.F) {
+func FuzzIndex(f *testing.F) {
 	f.Add(indexHead+"entries:\n  a:\n  - version: 1.0.0\n", "a")
 	f.Add("entries: &a\n  x: *a\napiVersion: v1", "x")
 	f.Fuzz(func(t *testing.T, data, chart string) {
-		x, err := ParseIndex([]byte(data))
-		if err != nil {
-			return
-		}
-		if v, err := x.Find(chart, ""); err == nil && v.Version == "" {
+		if v, err := Find(strings.NewReader(data), chart, ""); err == nil && v.Version == "" {
 			t.Error("a version without a name was found")
 		}
 	})
@@ -102,7 +97,7 @@ func TestWebKeepsCredentialsAtHome(t *testing.T) {
 		}
 	}))
 	defer home.Close()
-	w, err := NewWeb(home.URL+"/repo", secret.Basic{Username: "u", Password: canary}, nil)
+	w, err := NewWeb(home.URL+"/repo", secret.Basic{Username: "u", Password: canary}, nil, Rules{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -112,8 +107,8 @@ func TestWebKeepsCredentialsAtHome(t *testing.T) {
 		if err != nil {
 			return "", err
 		}
-		f, err := w.Get(t.Context(), u, "", 1000)
-		return string(f.Data), err
+		data, err := w.Get(t.Context(), u, 1000)
+		return string(data), err
 	}
 	if got, err := get("index.yaml"); got != "home" || err != nil || seen["home"] == "" {
 		t.Errorf("home: %q, %v, %v", got, err, seen)
@@ -143,7 +138,7 @@ func TestWebKeepsCredentialsAtHome(t *testing.T) {
 	if redirect(to, []*http.Request{from}) == nil {
 		t.Error("a redirect from https to http was followed")
 	}
-	secure, err := NewWeb("https://a.example/", secret.Basic{}, nil)
+	secure, err := NewWeb("https://a.example/", secret.Basic{}, nil, Rules{})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -4,11 +4,13 @@
 package charts
 
 import (
+	"bufio"
 	"bytes"
 	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"slices"
 	"strings"
 
@@ -18,9 +20,11 @@ import (
 
 const (
 	// MaxIndex bounds the index of a Helm repository in bytes.
-	MaxIndex = 50 << 20
-	// maxParsed bounds what of an index is parsed as YAML at a time.
-	maxParsed = 16 << 20
+	MaxIndex = 64 << 20
+	// maxParsed bounds what of an index is parsed at a time, in bytes.
+	maxParsed = 4 << 20
+	// maxVersions bounds the versions of one chart.
+	maxVersions = 50_000
 )
 
 // ErrIndex says that something is no index of a Helm repository.
@@ -33,117 +37,138 @@ type Version struct {
 	Digest  string   `yaml:"digest" json:"digest"`
 }
 
-// Index finds the versions of charts in the index of a Helm repository. The
-// text of each chart is parsed when it is asked for, so that a large index
-// costs little more than its size.
-type Index struct {
-	charts map[string][]byte    // text below the name of the chart
-	parsed map[string][]Version // instead, when the text is not laid out in blocks
+// CheckIndex reads an index through, and reports whether it is one: YAML or
+// JSON that has an apiVersion.
+func CheckIndex(r io.ReadSeeker) error {
+	_, err := scan(r, "")
+	return err
 }
 
-// document is an index that is parsed as a whole.
-type document struct {
-	APIVersion string               `yaml:"apiVersion" json:"apiVersion"`
-	Entries    map[string][]Version `yaml:"entries" json:"entries"`
+// Versions gives the versions of a chart in an index. The index is read in one
+// pass, and only what it says of this chart is kept.
+func Versions(r io.ReadSeeker, chart string) ([]Version, error) {
+	if chart == "" {
+		return nil, errors.New("the chart has no name")
+	}
+	return scan(r, chart)
 }
 
-// ParseIndex reads an index: YAML or JSON of at most MaxIndex bytes.
-func ParseIndex(data []byte) (*Index, error) {
-	if len(data) > MaxIndex {
+func scan(r io.ReadSeeker, chart string) ([]Version, error) {
+	size, err := r.Seek(0, io.SeekEnd)
+	if err == nil {
+		_, err = r.Seek(0, io.SeekStart)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read index: %w", err)
+	}
+	if size > MaxIndex {
 		return nil, fmt.Errorf("%w: it is larger than %d bytes", ErrIndex, MaxIndex)
 	}
-	if bytes.HasPrefix(bytes.TrimSpace(data), []byte("{")) {
-		var d document
-		if err := json.Unmarshal(data, &d); err != nil || d.APIVersion == "" {
+	in := bufio.NewReaderSize(r, 64<<10)
+	if first, err := firstByte(in); err == nil && first == '{' {
+		return scanJSON(in, chart)
+	}
+	s := &scanner{chart: chart}
+	list, err := s.run(in)
+	if !errors.Is(err, errLayout) {
+		return list, err
+	}
+	if size > maxParsed {
+		return nil, fmt.Errorf("%w: it is not laid out as Helm does, and too large to be read otherwise", ErrIndex)
+	}
+	if _, err := r.Seek(0, io.SeekStart); err != nil {
+		return nil, fmt.Errorf("read index: %w", err)
+	}
+	return parseWhole(r, chart)
+}
+
+// firstByte looks at the first byte that is no space.
+func firstByte(in *bufio.Reader) (byte, error) {
+	for {
+		c, err := in.ReadByte()
+		if err != nil {
+			return 0, err
+		}
+		if !bytes.ContainsRune([]byte(" \t\r\n"), rune(c)) {
+			return c, in.UnreadByte()
+		}
+	}
+}
+
+// scanJSON reads an index in JSON, one chart at a time.
+func scanJSON(in io.Reader, chart string) ([]Version, error) {
+	d := json.NewDecoder(in)
+	if _, err := d.Token(); err != nil {
+		return nil, ErrIndex
+	}
+	var found []Version
+	version := ""
+	for d.More() {
+		key, err := d.Token()
+		if err != nil {
 			return nil, ErrIndex
 		}
-		return &Index{parsed: d.Entries}, nil
+		switch key {
+		case "apiVersion":
+			err = d.Decode(&version)
+		case "entries":
+			found, err = scanEntries(d, chart)
+		default:
+			err = d.Decode(&json.RawMessage{})
+		}
+		if err != nil {
+			return nil, ErrIndex
+		}
 	}
-	if x, ok := splitIndex(data); ok {
-		return x, nil
+	if version == "" {
+		return nil, ErrIndex
 	}
-	if len(data) > maxParsed {
-		return nil, fmt.Errorf("%w: it is not laid out as Helm does and too large to be read otherwise", ErrIndex)
+	return found, nil
+}
+
+func scanEntries(d *json.Decoder, chart string) ([]Version, error) {
+	if t, err := d.Token(); err != nil || t != json.Delim('{') {
+		return nil, ErrIndex
 	}
-	var d document
+	var found []Version
+	for d.More() {
+		key, err := d.Token()
+		if err != nil {
+			return nil, err
+		}
+		if key != chart || chart == "" {
+			err = d.Decode(&json.RawMessage{})
+		} else {
+			err = d.Decode(&found)
+		}
+		if err != nil {
+			return nil, err
+		}
+	}
+	_, err := d.Token()
+	return found, err
+}
+
+// parseWhole reads a small index that is not laid out in blocks.
+func parseWhole(r io.Reader, chart string) ([]Version, error) {
+	data, err := io.ReadAll(io.LimitReader(r, maxParsed))
+	if err != nil {
+		return nil, fmt.Errorf("read index: %w", err)
+	}
+	var d struct {
+		APIVersion string               `yaml:"apiVersion"`
+		Entries    map[string][]Version `yaml:"entries"`
+	}
 	if err := yaml.Unmarshal(data, &d); err != nil || d.APIVersion == "" {
 		return nil, ErrIndex
 	}
-	return &Index{parsed: d.Entries}, nil
-}
-
-// splitIndex cuts the text of an index into that of its charts. It relies on
-// the rule that what belongs to a key in block style is indented deeper than
-// the key, or is a list at the same depth.
-func splitIndex(data []byte) (*Index, bool) {
-	x := &Index{charts: map[string][]byte{}}
-	version, inside, found := false, false, false
-	indent, name, start := 0, "", 0
-	end := func(at int) {
-		if name != "" {
-			x.charts[name] = data[start:at]
-		}
-		name = ""
-	}
-	for at := 0; at < len(data); {
-		next := len(data)
-		if i := bytes.IndexByte(data[at:], '\n'); i >= 0 {
-			next = at + i + 1
-		}
-		line := bytes.TrimRight(data[at:next], " \r\n")
-		text := bytes.TrimLeft(line, " ")
-		depth := len(line) - len(text)
-		switch {
-		case len(text) == 0 || text[0] == '#':
-		case depth == 0:
-			end(at)
-			inside = bytes.Equal(text, []byte("entries:"))
-			found = found || inside
-			version = version || bytes.HasPrefix(text, []byte("apiVersion:"))
-			if bytes.HasPrefix(text, []byte("entries:")) && !inside {
-				return nil, false // not in block style
-			}
-		case inside && text[0] != '-' && (name == "" && start == 0 || depth <= indent):
-			end(at)
-			key, ok := bytes.CutSuffix(text, []byte(":"))
-			if !ok {
-				return nil, false
-			}
-			indent, name, start = depth, unquote(string(key)), next
-		}
-		at = next
-	}
-	end(len(data))
-	return x, version && found
-}
-
-func unquote(s string) string {
-	if len(s) >= 2 && (s[0] == '"' || s[0] == '\'') && s[0] == s[len(s)-1] {
-		return s[1 : len(s)-1]
-	}
-	return s
-}
-
-// Versions gives the versions of a chart.
-func (x *Index) Versions(chart string) ([]Version, error) {
-	if x.parsed != nil {
-		return x.parsed[chart], nil
-	}
-	text := x.charts[chart]
-	if len(text) > maxParsed {
-		return nil, fmt.Errorf("%w: the entry of chart %q is larger than %d bytes", ErrIndex, chart, maxParsed)
-	}
-	var list []Version
-	if err := yaml.Unmarshal(text, &list); err != nil {
-		return nil, fmt.Errorf("%w: the entry of chart %q does not parse", ErrIndex, chart)
-	}
-	return list, nil
+	return d.Entries[chart], nil
 }
 
 // Find gives the version of a chart that a version or range selects: exactly
 // that version, or else the highest in the range.
-func (x *Index) Find(chart, want string) (Version, error) {
-	list, err := x.Versions(chart)
+func Find(r io.ReadSeeker, chart, want string) (Version, error) {
+	list, err := Versions(r, chart)
 	if err != nil {
 		return Version{}, err
 	}

@@ -15,6 +15,7 @@ import (
 	"syscall"
 	"time"
 
+	"headwater.dev/kernel/oci"
 	"headwater.dev/kernel/secret"
 )
 
@@ -40,9 +41,19 @@ type Web struct {
 	client *http.Client
 }
 
+// Rules say where a repository may lead.
+type Rules struct {
+	// Private are hosts ("host" or "host:port") that may be asked although
+	// their addresses are not public.
+	Private []string
+	// Stranger means that nobody vouches for the repository itself: it was
+	// named by a chart. It must be public, too.
+	Stranger bool
+}
+
 // NewWeb checks the URL of a repository; a nil configuration means the system's
 // certificate authorities.
-func NewWeb(raw string, basic secret.Basic, config *tls.Config) (*Web, error) {
+func NewWeb(raw string, basic secret.Basic, config *tls.Config, rules Rules) (*Web, error) {
 	u, err := url.Parse(raw)
 	if err != nil || u.Host == "" || (u.Scheme != "http" && u.Scheme != "https") {
 		return nil, errors.New("invalid repository URL: want http:// or https:// and a host")
@@ -53,19 +64,20 @@ func NewWeb(raw string, basic secret.Basic, config *tls.Config) (*Web, error) {
 	}
 	u.User = nil
 	w := &Web{base: u, basic: basic}
-	own := &net.Dialer{Timeout: 15 * time.Second}
+	own := &net.Dialer{Timeout: 15 * time.Second, Control: refuseMetadata}
 	other := &net.Dialer{Timeout: 15 * time.Second, Control: refusePrivate}
-	w.client = &http.Client{
-		Transport:     perHost{host: u.Host, own: transport(own, config), other: transport(other, nil), proxied: transport(own, nil)},
-		CheckRedirect: redirect,
+	p := perHost{host: u.Host, private: rules.Private, own: transport(own, config), other: transport(other, nil), listed: transport(own, nil)}
+	if rules.Stranger {
+		p.host = ""
 	}
+	w.client = &http.Client{Transport: p, CheckRedirect: redirect}
 	return w, nil
 }
 
 func transport(d *net.Dialer, config *tls.Config) *http.Transport {
 	return &http.Transport{
 		Proxy: http.ProxyFromEnvironment, DialContext: d.DialContext, TLSClientConfig: config,
-		TLSHandshakeTimeout: 15 * time.Second, MaxIdleConns: 4, IdleConnTimeout: 10 * time.Second, ForceAttemptHTTP2: true,
+		TLSHandshakeTimeout: 15 * time.Second, ResponseHeaderTimeout: 30 * time.Second, MaxResponseHeaderBytes: 64 << 10, MaxIdleConns: 4, IdleConnTimeout: 10 * time.Second, ForceAttemptHTTP2: true,
 	}
 }
 
@@ -82,11 +94,25 @@ func refusePrivate(_, address string, _ syscall.RawConn) error {
 	return nil
 }
 
+// refuseMetadata refuses addresses of which none is a repository's: link-local,
+// where clouds have their metadata, multicast, unspecified.
+func refuseMetadata(_, address string, _ syscall.RawConn) error {
+	ap, err := netip.ParseAddrPort(address)
+	if err != nil {
+		return ErrPrivate
+	}
+	if a := ap.Addr().Unmap(); !a.IsLoopback() && !a.IsGlobalUnicast() {
+		return ErrPrivate
+	}
+	return nil
+}
+
 // perHost sends requests for the repository's own host one way and all others
 // another.
 type perHost struct {
-	host                string
-	own, other, proxied http.RoundTripper
+	host               string
+	private            []string
+	own, other, listed http.RoundTripper
 }
 
 // RoundTrip implements http.RoundTripper.
@@ -94,8 +120,17 @@ func (p perHost) RoundTrip(r *http.Request) (*http.Response, error) {
 	if strings.EqualFold(r.URL.Host, p.host) {
 		return p.own.RoundTrip(r)
 	}
+	for _, h := range p.private {
+		if strings.EqualFold(r.URL.Host, h) || strings.EqualFold(r.URL.Hostname(), h) {
+			return p.listed.RoundTrip(r)
+		}
+	}
 	if proxy, err := http.ProxyFromEnvironment(r); err == nil && proxy != nil {
-		return p.proxied.RoundTrip(r) // the proxy decides what may be reached
+		// The proxy decides what may be reached by name.
+		if a, err := netip.ParseAddr(r.URL.Hostname()); err == nil && refusePrivate("", netip.AddrPortFrom(a, 0).String(), nil) != nil {
+			return nil, ErrPrivate
+		}
+		return p.listed.RoundTrip(r)
 	}
 	return p.other.RoundTrip(r)
 }
@@ -138,7 +173,7 @@ func (w *Web) Resolve(ref string) (*url.URL, error) {
 
 // File is what a request gave.
 type File struct {
-	Data []byte
+	Size int64
 	ETag string
 	// Same says that the file still has the ETag that was given.
 	Same bool
@@ -146,25 +181,42 @@ type File struct {
 
 // Get reads a file of at most limit bytes. Its errors name no query and no
 // credentials.
-func (w *Web) Get(ctx context.Context, u *url.URL, etag string, limit int64) (File, error) {
-	f, err := w.try(ctx, u, etag, limit)
+func (w *Web) Get(ctx context.Context, u *url.URL, limit int64) ([]byte, error) {
+	var buf bytes.Buffer
+	_, err := w.Save(ctx, &buf, Want{URL: u, Limit: limit})
+	return buf.Bytes(), err
+}
+
+// Want is a file that is wanted.
+type Want struct {
+	URL *url.URL
+	// ETag is that of the version which is known; it may be empty.
+	ETag string
+	// Limit bounds the file in bytes.
+	Limit int64
+}
+
+// Save writes a file to out as it arrives. Its errors name no query and no
+// credentials.
+func (w *Web) Save(ctx context.Context, out io.Writer, want Want) (File, error) {
+	f, err := w.try(ctx, out, want)
 	if err != nil {
-		shown := url.URL{Scheme: u.Scheme, Host: u.Host, Path: u.Path}
+		shown := url.URL{Scheme: want.URL.Scheme, Host: want.URL.Host, Path: want.URL.Path}
 		return File{}, fmt.Errorf("GET %s: %w", shown.String(), err)
 	}
 	return f, nil
 }
 
-func (w *Web) try(ctx context.Context, u *url.URL, etag string, limit int64) (File, error) {
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, u.String(), nil)
+func (w *Web) try(ctx context.Context, out io.Writer, want Want) (File, error) {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, want.URL.String(), nil)
 	if err != nil {
 		return File{}, errors.New("no request can be made of the URL")
 	}
 	req.Header.Set("User-Agent", "headwater/1")
-	if etag != "" {
-		req.Header.Set("If-None-Match", etag)
+	if want.ETag != "" {
+		req.Header.Set("If-None-Match", want.ETag)
 	}
-	own := strings.EqualFold(u.Host, w.base.Host) && u.Scheme == w.base.Scheme
+	own := strings.EqualFold(want.URL.Host, w.base.Host) && want.URL.Scheme == w.base.Scheme
 	if w.basic != (secret.Basic{}) && (own || w.PassOn) {
 		req.SetBasicAuth(w.basic.Username, w.basic.Password)
 	}
@@ -177,24 +229,22 @@ func (w *Web) try(ctx context.Context, u *url.URL, etag string, limit int64) (Fi
 		return File{}, err
 	}
 	defer resp.Body.Close()
-	switch resp.StatusCode {
-	case http.StatusOK:
-	case http.StatusNotModified:
-		return File{ETag: etag, Same: true}, nil
-	case http.StatusUnauthorized, http.StatusForbidden:
+	switch after := oci.RetryAfter(resp.Header.Get("Retry-After"), time.Now()); {
+	case resp.StatusCode == http.StatusOK:
+	case resp.StatusCode == http.StatusNotModified:
+		return File{ETag: want.ETag, Same: true}, nil
+	case resp.StatusCode == http.StatusUnauthorized, resp.StatusCode == http.StatusForbidden:
 		return File{}, fmt.Errorf("%w: it answered %d %s", ErrUnauthorized, resp.StatusCode, http.StatusText(resp.StatusCode))
+	case resp.StatusCode == http.StatusTooManyRequests, resp.StatusCode == http.StatusServiceUnavailable && after > 0:
+		return File{}, &oci.RateError{Doing: "get the file", After: after}
 	default:
 		return File{}, fmt.Errorf("the server answered %d %s", resp.StatusCode, http.StatusText(resp.StatusCode))
 	}
-	var buf bytes.Buffer
-	if n := resp.ContentLength; n > 0 && n <= limit {
-		buf.Grow(int(n))
+	n, err := io.Copy(out, io.LimitReader(resp.Body, want.Limit+1))
+	if err == nil && n > want.Limit {
+		err = fmt.Errorf("the file is larger than %d bytes", want.Limit)
 	}
-	n, err := io.Copy(&buf, io.LimitReader(resp.Body, limit+1))
-	if err == nil && n > limit {
-		err = fmt.Errorf("the file is larger than %d bytes", limit)
-	}
-	return File{Data: buf.Bytes(), ETag: resp.Header.Get("ETag")}, err
+	return File{Size: n, ETag: resp.Header.Get("ETag")}, err
 }
 
 // Close frees the connections.
@@ -202,7 +252,7 @@ func (w *Web) Close() { w.client.CloseIdleConnections() }
 
 // CloseIdleConnections lets http.Client reach the transports.
 func (p perHost) CloseIdleConnections() {
-	for _, t := range []http.RoundTripper{p.own, p.other, p.proxied} {
+	for _, t := range []http.RoundTripper{p.own, p.other, p.listed} {
 		if c, ok := t.(interface{ CloseIdleConnections() }); ok {
 			c.CloseIdleConnections()
 		}
