@@ -10,18 +10,16 @@ import (
 
 	v2 "github.com/fluxcd/helm-controller/api/v2"
 	"github.com/fluxcd/pkg/apis/meta"
-	"github.com/fluxcd/pkg/runtime/cel"
-	"github.com/fluxcd/pkg/runtime/conditions"
-	gocel "github.com/google/cel-go/cel"
 	"helm.sh/helm/v4/pkg/chart/v2/loader"
 	"helm.sh/helm/v4/pkg/strvals"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
-	"k8s.io/apimachinery/pkg/runtime"
+	apimeta "k8s.io/apimachinery/pkg/api/meta"
 	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/yaml"
 
+	"headwater.dev/kernel/depend"
 	"headwater.dev/kernel/phase"
 )
 
@@ -180,15 +178,22 @@ func redacted(message string, secrets []string) string {
 	return message
 }
 
-// awaitDependencies parks until every dependency is ready. The watch on
-// HelmReleases wakes dependents.
+// awaitDependencies parks until every dependency is ready. The watches on
+// HelmReleases and Kustomizations wake the dependents.
 func (l *loop) awaitDependencies(ctx context.Context, s *scope) error {
-	for _, d := range s.hr.Spec.DependsOn {
-		key := dependencyKey(s.hr, d)
-		if l.noCrossNamespace && key.Namespace != s.hr.Namespace {
-			return denied(v2.HelmReleaseKind, key)
+	refs, err := depend.Of(s.hr)
+	if err != nil {
+		return phase.Stalled(v2.DependencyNotReadyReason, err)
+	}
+	get := func(key depend.Key) (depend.Object, error) { return depend.Get(ctx, l.client, key) }
+	if cycle := depend.Cycle(s.hr, get); cycle != "" {
+		return phase.Stalled(v2.DependencyNotReadyReason, fmt.Errorf("dependency cycle %s: remove one of these dependsOn", cycle))
+	}
+	for _, ref := range refs {
+		if l.noCrossNamespace && ref.Namespace != s.hr.Namespace {
+			return denied(ref.Kind, ref.NamespacedName)
 		}
-		why, err := l.dependencyUnready(ctx, s.hr, d, key)
+		why, err := l.dependencyUnready(ctx, s.hr, ref)
 		if err != nil {
 			return err
 		}
@@ -200,49 +205,35 @@ func (l *loop) awaitDependencies(ctx context.Context, s *scope) error {
 	return nil
 }
 
-func dependencyKey(hr *v2.HelmRelease, d v2.DependencyReference) types.NamespacedName {
-	ns := d.Namespace
-	if ns == "" {
-		ns = hr.Namespace
+// dependencyName says the kind only where it is not the usual one.
+func dependencyName(key depend.Key) string {
+	if key.Kind == v2.HelmReleaseKind {
+		return key.NamespacedName.String()
 	}
-	return types.NamespacedName{Namespace: ns, Name: d.Name}
+	return key.String()
 }
 
-func (l *loop) dependencyUnready(ctx context.Context, hr *v2.HelmRelease, d v2.DependencyReference, key types.NamespacedName) (string, error) {
-	var dep v2.HelmRelease
-	if err := l.client.Get(ctx, key, &dep); err != nil {
-		if client.IgnoreNotFound(err) == nil {
-			return fmt.Sprintf("dependency '%s' is not found", key), nil
-		}
-		return "", fmt.Errorf("read dependency '%s': %w", key, err)
+func (l *loop) dependencyUnready(ctx context.Context, hr *v2.HelmRelease, ref depend.Ref) (string, error) {
+	name := dependencyName(ref.Key)
+	dep, err := depend.Get(ctx, l.client, ref.Key)
+	if apierrors.IsNotFound(err) || apimeta.IsNoMatchError(err) {
+		return fmt.Sprintf("dependency '%s' is not found", name), nil
 	}
-	if d.ReadyExpr != "" {
-		ok, err := evaluate(ctx, d.ReadyExpr, hr, &dep)
+	if err != nil {
+		return "", fmt.Errorf("read dependency '%s': %w", name, err)
+	}
+	if ref.ReadyExpr != "" {
+		ok, err := depend.Evaluate(ctx, ref.ReadyExpr, hr, dep)
 		if err != nil {
-			return "", phase.Stalled(meta.InvalidCELExpressionReason, fmt.Errorf("spec.dependsOn '%s': readyExpr: %w", key, err))
+			return "", phase.Stalled(meta.InvalidCELExpressionReason, fmt.Errorf("%s '%s': readyExpr: %w", ref.Field, name, err))
 		}
 		if !ok {
-			return fmt.Sprintf("dependency '%s' is not ready according to readyExpr", key), nil
+			return fmt.Sprintf("dependency '%s' is not ready according to readyExpr", name), nil
 		}
 		return "", nil
 	}
-	if dep.Generation != dep.Status.ObservedGeneration || !conditions.IsTrue(&dep, meta.ReadyCondition) {
-		return fmt.Sprintf("dependency '%s' is not ready", key), nil
+	if !depend.Ready(dep) {
+		return fmt.Sprintf("dependency '%s' is not ready", name), nil
 	}
 	return "", nil
-}
-
-// evaluate asks a CEL expression over self and dep.
-func evaluate(ctx context.Context, expr string, self, dep *v2.HelmRelease) (bool, error) {
-	e, err := cel.NewExpression(expr, cel.WithCompile(), cel.WithOutputType(gocel.BoolType), cel.WithStructVariables("self", "dep"))
-	if err != nil {
-		return false, err
-	}
-	vars := map[string]any{}
-	for name, obj := range map[string]*v2.HelmRelease{"self": self, "dep": dep} {
-		if vars[name], err = runtime.DefaultUnstructuredConverter.ToUnstructured(obj); err != nil {
-			return false, fmt.Errorf("convert %s: %w", name, err)
-		}
-	}
-	return e.EvaluateBoolean(ctx, vars)
 }

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	v2 "github.com/fluxcd/helm-controller/api/v2"
+	kustomizev1 "github.com/fluxcd/kustomize-controller/api/v1"
 	"github.com/fluxcd/pkg/runtime/predicates"
 	sourcev1 "github.com/fluxcd/source-controller/api/v1"
 	"k8s.io/apimachinery/pkg/types"
@@ -25,6 +26,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/source"
 
 	"headwater.dev/kernel/apply"
+	"headwater.dev/kernel/depend"
 	"headwater.dev/kernel/host"
 	"headwater.dev/kernel/phase"
 	"headwater.dev/kernel/release"
@@ -70,16 +72,19 @@ func Setup(ctx context.Context, h *host.Host) error {
 		Begin: l.begin, Phases: l.phases(), Finalize: l.finalizers(),
 		Success: l.success, Metadata: l.metadata, Gone: l.gone,
 	}
-	err = ctrl.NewControllerManagedBy(h.Manager).Named("helmrelease").
+	b := ctrl.NewControllerManagedBy(h.Manager).Named("helmrelease").
 		For(&v2.HelmRelease{}, builder.WithPredicates(
-			predicate.Or(predicate.GenerationChangedPredicate{}, predicates.ReconcileRequestedPredicate{}))).
+			predicate.Or(predicate.GenerationChangedPredicate{}, predicates.ReconcileRequestedPredicate{}, depend.Changed()))).
 		Watches(&v2.HelmRelease{}, handler.EnqueueRequestsFromMapFunc(l.dependents), builder.WithPredicates(conditionsChanged())).
 		Watches(&sourcev1.HelmChart{}, handler.EnqueueRequestsFromMapFunc(l.users(sourcev1.HelmChartKind)), builder.WithPredicates(sourceChanged())).
 		Watches(&sourcev1.OCIRepository{}, handler.EnqueueRequestsFromMapFunc(l.users(sourcev1.OCIRepositoryKind)), builder.WithPredicates(sourceChanged())).
 		WatchesRawSource(source.Channel(wake, &handler.EnqueueRequestForObject{})).
-		WithOptions(h.ControllerOptions()).
-		Complete(r)
-	if err != nil {
+		WithOptions(h.ControllerOptions())
+	kustomization := kustomizev1.GroupVersion.WithKind(kustomizev1.KustomizationKind)
+	if _, err := h.Manager.GetRESTMapper().RESTMapping(kustomization.GroupKind(), kustomization.Version); err == nil {
+		b.Watches(&kustomizev1.Kustomization{}, handler.EnqueueRequestsFromMapFunc(l.dependents), builder.WithPredicates(predicate.ResourceVersionChangedPredicate{}))
+	}
+	if err := b.Complete(r); err != nil {
 		return fmt.Errorf("set up the HelmRelease loop: %w", err)
 	}
 	return nil
@@ -105,23 +110,16 @@ func index(ctx context.Context, m ctrl.Manager) error {
 	if err != nil {
 		return fmt.Errorf("index HelmReleases by source: %w", err)
 	}
-	err = m.GetFieldIndexer().IndexField(ctx, &v2.HelmRelease{}, indexDependency, func(o client.Object) []string {
-		hr := o.(*v2.HelmRelease)
-		var keys []string
-		for _, d := range hr.Spec.DependsOn {
-			keys = append(keys, dependencyKey(hr, d).String())
-		}
-		return keys
-	})
+	err = m.GetFieldIndexer().IndexField(ctx, &v2.HelmRelease{}, indexDependency, depend.Keys)
 	if err != nil {
 		return fmt.Errorf("index HelmReleases by dependency: %w", err)
 	}
 	return nil
 }
 
-// dependents are the HelmReleases that depend on the given one.
+// dependents are the HelmReleases that depend on the given object.
 func (l *loop) dependents(ctx context.Context, o client.Object) []reconcile.Request {
-	return l.find(ctx, indexDependency, client.ObjectKeyFromObject(o).String())
+	return l.find(ctx, indexDependency, depend.KeyOf(o).String())
 }
 
 // users are the HelmReleases whose chart comes from the given source.

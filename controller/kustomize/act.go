@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/fluxcd/pkg/apis/meta"
 	"github.com/fluxcd/pkg/runtime/conditions"
@@ -50,6 +51,7 @@ func (l *loop) build(ctx context.Context, s *scope) error {
 		return err
 	}
 	s.request.Root = dir
+	l.fault("build")
 	built, err := manifest.Build(ctx, s.request)
 	if errors.Is(err, manifest.ErrPath) {
 		return phase.RetryAfter(meta.ArtifactFailedReason, s.obj.GetRetryInterval(), fmt.Errorf("kustomization path not found: %w", err))
@@ -69,6 +71,7 @@ func (l *loop) root(ctx context.Context, s *scope) (string, error) {
 	if s.tree != nil {
 		return s.tree.Root, nil
 	}
+	l.fault("fetch")
 	tree, err := l.reader.Tree(ctx, *s.artifact)
 	if err != nil {
 		return "", phase.RetryAfter(meta.ArtifactFailedReason, l.options.RequeueDependency, fmt.Errorf("fetch artifact of revision %s: %w", s.revision(), err))
@@ -83,6 +86,7 @@ func (l *loop) recordIntent(ctx context.Context, s *scope) error {
 	if s.built == nil {
 		return nil
 	}
+	l.store.forget(s.key) // whatever is left now, it is not what was kept
 	old := apply.Refs(s.obj.Status.Inventory)
 	s.recorded = old
 	union := apply.Union(s.refs, old)
@@ -112,6 +116,7 @@ func (l *loop) apply(ctx context.Context, s *scope) error {
 	if s.built == nil {
 		return nil
 	}
+	l.fault("recorded")
 	out, err := l.engine.Apply(ctx, apply.Request{
 		Tenant: s.tenant, Objects: s.built.Objects, Force: s.obj.Spec.Force, Ignore: s.ignores,
 		Verify: s.known.generation != s.obj.Generation || s.known.requested != requestOf(s.obj),
@@ -180,6 +185,7 @@ func (l *loop) prune(ctx context.Context, s *scope) error {
 	if s.built == nil {
 		return nil
 	}
+	l.fault("applied")
 	stale := apply.Missing(apply.Refs(s.obj.Status.Inventory), s.refs)
 	var left []apply.Ref
 	var failed error
@@ -193,6 +199,7 @@ func (l *loop) prune(ctx context.Context, s *scope) error {
 		l.remember(s, meta.PruneFailedReason)
 		return phase.RetryAfter(meta.PruneFailedReason, s.obj.GetRetryInterval(), failed)
 	}
+	l.fault("pruned")
 	l.track(s, s.refs)
 	s.known = known{
 		generation: s.obj.Generation, identity: s.tenant.Identity, record: s.built.Read, digest: s.built.Digest, refs: s.refs, foreign: s.foreign, requested: requestOf(s.obj),
@@ -227,8 +234,8 @@ func (l *loop) success(s *scope) phase.Success {
 	}
 	k.Status.LastAppliedRevision = s.revision()
 	k.Status.LastAppliedOriginRevision = s.originRevision()
-	s.known.artifact = s.artifact.Digest
-	l.memory.set(s.key, s.known)
+	l.keep(s)
+	l.fault("status")
 
 	out := phase.Success{
 		Reason: meta.ReconciliationSucceededReason, Message: "Applied revision: " + s.revision(),
@@ -238,7 +245,8 @@ func (l *loop) success(s *scope) phase.Success {
 		out.Interval = min(out.Interval, s.recheck)
 	}
 	for _, f := range s.fights {
-		out.Interval = min(out.Interval, max(f.Until.Sub(l.now()), 0))
+		out.Interval = min(out.Interval, max(f.Until.Sub(l.now()), time.Millisecond))
+		out.Message += "; " + f.Brief()
 		if f.New {
 			out.Event = &event.Event{Severity: event.Error, Reason: fightReason, Message: f.String(), Metadata: l.metadata(s)}
 		}
@@ -247,6 +255,20 @@ func (l *loop) success(s *scope) phase.Success {
 		out.Event = &event.Event{Severity: event.Info, Reason: meta.ReconciliationSucceededReason, Message: changed, Metadata: l.metadata(s)}
 	}
 	return out
+}
+
+// keep remembers what was done, and across restarts when it is new.
+func (l *loop) keep(s *scope) {
+	news := s.built != nil || s.known.artifact != s.artifact.Digest
+	s.known.artifact, s.known.restored = s.artifact.Digest, false
+	l.memory.set(s.key, s.known)
+	if !news {
+		return
+	}
+	if err := l.store.save(s.key, s.obj.UID, s.known, l.watcher.Receipts(s.key)); err != nil {
+		l.store.forget(s.key)
+		ctrl.Log.WithName(fieldOwner).Info("what was applied is not kept across restarts", "error", err.Error())
+	}
 }
 
 // fightReason of the event about an object that two field managers change.
@@ -329,6 +351,7 @@ func (l *loop) gone(key types.NamespacedName) {
 	l.watcher.Forget(key)
 	l.inputs.Forget(key)
 	l.memory.forget(key)
+	l.store.forget(key)
 }
 
 // owned reports whether an object with other's labels must be left to it: the

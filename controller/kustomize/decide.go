@@ -8,13 +8,11 @@ import (
 
 	kustomizev1 "github.com/fluxcd/kustomize-controller/api/v1"
 	"github.com/fluxcd/pkg/apis/meta"
-	"github.com/fluxcd/pkg/runtime/conditions"
 	"k8s.io/apimachinery/pkg/runtime/schema"
-	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/validation"
-	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"headwater.dev/kernel/apply"
+	"headwater.dev/kernel/depend"
 	"headwater.dev/kernel/manifest"
 )
 
@@ -36,9 +34,10 @@ func crossNamespace(k *kustomizev1.Kustomization, refused bool) error {
 	if ref := k.Spec.SourceRef; ref.Namespace != "" && ref.Namespace != k.Namespace {
 		return fmt.Errorf("can't access '%s/%s/%s', cross-namespace references have been blocked", ref.Kind, ref.Namespace, ref.Name)
 	}
-	for _, d := range k.Spec.DependsOn {
-		if d.Namespace != "" && d.Namespace != k.Namespace {
-			return fmt.Errorf("can't access 'Kustomization/%s/%s', cross-namespace references have been blocked", d.Namespace, d.Name)
+	refs, _ := depend.Of(k) // what cannot be read is said later
+	for _, d := range refs {
+		if d.Namespace != k.Namespace {
+			return fmt.Errorf("can't access '%s', cross-namespace references have been blocked", d.Key)
 		}
 	}
 	return nil
@@ -51,55 +50,28 @@ func serviceAccountName(name string) error {
 	return nil
 }
 
-func dependencyKey(k *kustomizev1.Kustomization, ref kustomizev1.DependencyReference) types.NamespacedName {
-	if ref.Namespace == "" {
-		return types.NamespacedName{Namespace: k.Namespace, Name: ref.Name}
+// dependencyName says the kind only where it is not the usual one.
+func dependencyName(key depend.Key) string {
+	if key.Kind == kustomizev1.KustomizationKind {
+		return key.NamespacedName.String()
 	}
-	return types.NamespacedName{Namespace: ref.Namespace, Name: ref.Name}
+	return key.String()
 }
 
 // dependencyReady: a dependency is ready when it is in its present form, and,
 // coming from the same source, has applied the same revision. An expression
 // replaces all of that.
-func dependencyReady(ctx context.Context, k, dep *kustomizev1.Kustomization, expr, revision string) (bool, error) {
+func dependencyReady(ctx context.Context, k *kustomizev1.Kustomization, dep depend.Object, expr, revision string) (bool, error) {
 	if expr != "" {
-		return evaluate(ctx, k, dep, expr)
+		return depend.Evaluate(ctx, expr, k, dep)
 	}
-	if dep.Generation != dep.Status.ObservedGeneration || !conditions.IsReady(dep) {
+	if !depend.Ready(dep) {
 		return false, nil
 	}
-	if dep.Spec.SourceRef.Kind == k.Spec.SourceRef.Kind && sourceKey(dep) == sourceKey(k) {
-		return dep.Status.LastAppliedRevision == revision, nil
+	if d, ok := dep.(*kustomizev1.Kustomization); ok && d.Spec.SourceRef.Kind == k.Spec.SourceRef.Kind && sourceKey(d) == sourceKey(k) {
+		return d.Status.LastAppliedRevision == revision, nil
 	}
 	return true, nil
-}
-
-// findCycle follows dependsOn and describes a way back to k, if there is one.
-func findCycle(k *kustomizev1.Kustomization, get func(types.NamespacedName) (*kustomizev1.Kustomization, error)) string {
-	start := client.ObjectKeyFromObject(k)
-	seen := map[types.NamespacedName]bool{}
-	var walk func(at *kustomizev1.Kustomization, path []string) string
-	walk = func(at *kustomizev1.Kustomization, path []string) string {
-		for _, ref := range at.Spec.DependsOn {
-			key := dependencyKey(at, ref)
-			if key == start {
-				return strings.Join(append(path, key.String()), " → ")
-			}
-			if seen[key] {
-				continue
-			}
-			seen[key] = true
-			next, err := get(key)
-			if err != nil {
-				continue
-			}
-			if found := walk(next, append(path, key.String())); found != "" {
-				return found
-			}
-		}
-		return ""
-	}
-	return walk(k, []string{start.String()})
 }
 
 // sameInputs reports whether a build would give what was applied last: nothing

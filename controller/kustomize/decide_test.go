@@ -2,7 +2,6 @@ package kustomize
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"strings"
 	"testing"
@@ -13,7 +12,6 @@ import (
 	"github.com/fluxcd/pkg/runtime/conditions"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
-	"k8s.io/apimachinery/pkg/types"
 
 	"headwater.dev/kernel/apply"
 	"headwater.dev/kernel/manifest"
@@ -62,34 +60,6 @@ func TestDependencyReady(t *testing.T) {
 			got, err := dependencyReady(context.Background(), named("app"), c.dep, c.expr, "r1")
 			if got != c.want || (err != nil) != c.err {
 				t.Errorf("%s: %v, %v", c.why, got, err)
-			}
-		})
-	}
-}
-
-func TestFindCycle(t *testing.T) {
-	cases := map[string]struct {
-		graph map[string][]string
-		want  string
-	}{
-		"none":       {map[string][]string{"a": {"b", "c"}, "b": {"c"}}, ""},
-		"self":       {map[string][]string{"a": {"a"}}, "n/a → n/a"},
-		"long":       {map[string][]string{"a": {"b"}, "b": {"c"}, "c": {"a"}}, "n/a → n/b → n/c → n/a"},
-		"elsewhere":  {map[string][]string{"a": {"b"}, "b": {"c"}, "c": {"b"}}, ""},
-		"missing":    {map[string][]string{"a": {"gone"}}, ""},
-		"other path": {map[string][]string{"a": {"x", "b"}, "x": {}, "b": {"a"}}, "n/a → n/b → n/a"},
-	}
-	for name, c := range cases {
-		t.Run(name, func(t *testing.T) {
-			get := func(key types.NamespacedName) (*kustomizev1.Kustomization, error) {
-				deps, ok := c.graph[key.Name]
-				if !ok {
-					return nil, errors.New("not found")
-				}
-				return named(key.Name, deps...), nil
-			}
-			if got := findCycle(named("a", c.graph["a"]...), get); got != c.want {
-				t.Errorf("%q, want %q", got, c.want)
 			}
 		})
 	}

@@ -28,6 +28,9 @@ type known struct {
 	foreign []apply.Ref
 	// requested is the reconcile request that was answered last.
 	requested string
+	// restored says that this came from before a restart, and that the live
+	// objects are to be looked at before it counts.
+	restored bool
 
 	// unhealthySince is when the health in progress began, for content that
 	// was healthy (wasHealthy) or was not yet.

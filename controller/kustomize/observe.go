@@ -14,12 +14,12 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	apimeta "k8s.io/apimachinery/pkg/api/meta"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
-	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"headwater.dev/kernel/apply"
+	"headwater.dev/kernel/depend"
 	"headwater.dev/kernel/manifest"
 	"headwater.dev/kernel/phase"
 	"headwater.dev/kernel/tenant"
@@ -111,55 +111,35 @@ func (l *loop) findSource(ctx context.Context, s *scope) error {
 }
 
 func (l *loop) checkDependencies(ctx context.Context, s *scope) error {
-	if len(s.obj.Spec.DependsOn) == 0 {
+	refs, err := depend.Of(s.obj)
+	if err != nil {
+		return phase.Stalled(meta.DependencyNotReadyReason, err)
+	}
+	if len(refs) == 0 {
 		return nil
 	}
-	get := func(key types.NamespacedName) (*kustomizev1.Kustomization, error) {
-		dep := &kustomizev1.Kustomization{}
-		return dep, l.client.Get(ctx, key, dep)
-	}
-	if cycle := findCycle(s.obj, get); cycle != "" {
+	get := func(key depend.Key) (depend.Object, error) { return depend.Get(ctx, l.client, key) }
+	if cycle := depend.Cycle(s.obj, get); cycle != "" {
 		return phase.Stalled(meta.DependencyNotReadyReason, fmt.Errorf("dependency cycle %s: remove one of these dependsOn", cycle))
 	}
-	for i, ref := range s.obj.Spec.DependsOn {
-		key := dependencyKey(s.obj, ref)
-		dep, err := get(key)
-		if apierrors.IsNotFound(err) {
-			err = fmt.Errorf("dependency '%s' not found", key)
+	for _, ref := range refs {
+		dep, err := get(ref.Key)
+		if apierrors.IsNotFound(err) || apimeta.IsNoMatchError(err) {
+			err = fmt.Errorf("dependency '%s' not found", dependencyName(ref.Key))
 			return phase.Waiting(meta.DependencyNotReadyReason, l.options.RequeueDependency, err)
 		}
 		if err != nil {
-			return phase.Transient(meta.DependencyNotReadyReason, fmt.Errorf("read dependency '%s': %w", key, err))
+			return phase.Transient(meta.DependencyNotReadyReason, fmt.Errorf("read dependency '%s': %w", dependencyName(ref.Key), err))
 		}
 		ready, err := dependencyReady(ctx, s.obj, dep, ref.ReadyExpr, s.artifact.Revision)
 		if err != nil {
-			return phase.Stalled(meta.InvalidCELExpressionReason, fmt.Errorf("spec.dependsOn[%d].readyExpr: %w", i, err))
+			return phase.Stalled(meta.InvalidCELExpressionReason, fmt.Errorf("%s.readyExpr: %w", ref.Field, err))
 		}
 		if !ready {
-			return phase.Waiting(meta.DependencyNotReadyReason, l.options.RequeueDependency, fmt.Errorf("dependency '%s' is not ready", key))
+			return phase.Waiting(meta.DependencyNotReadyReason, l.options.RequeueDependency, fmt.Errorf("dependency '%s' is not ready", dependencyName(ref.Key)))
 		}
 	}
 	return nil
-}
-
-// evaluate runs a readyExpr over the dependent and the dependency. An
-// expression that does not evaluate yet is not ready; one that does not compile
-// is an error.
-func evaluate(ctx context.Context, self, dep *kustomizev1.Kustomization, expr string) (bool, error) {
-	e, err := cel.NewExpression(expr, cel.WithCompile(), cel.WithStructVariables("self", "dep"))
-	if err != nil {
-		return false, err
-	}
-	a, err := runtime.DefaultUnstructuredConverter.ToUnstructured(self)
-	if err != nil {
-		return false, fmt.Errorf("convert Kustomization: %w", err)
-	}
-	b, err := runtime.DefaultUnstructuredConverter.ToUnstructured(dep)
-	if err != nil {
-		return false, fmt.Errorf("convert dependency: %w", err)
-	}
-	ready, err := e.EvaluateBoolean(ctx, map[string]any{"self": a, "dep": b})
-	return ready && err == nil, nil
 }
 
 // becomeTenant finds who acts, which is never this process for want of a name.
@@ -208,7 +188,8 @@ func (l *loop) seeLive(_ context.Context, s *scope) error {
 		s.refs = apply.Refs(s.obj.Status.Inventory)
 	}
 	l.track(s, s.refs)
-	if !l.watcher.Synced(s.key) && s.known.generation == 0 && len(s.refs) > 0 {
+	l.watcher.Restore(s.key, s.receipts)
+	if !l.watcher.Synced(s.key) && (s.known.generation == 0 || s.known.restored) && len(s.refs) > 0 {
 		return phase.Quietly(listPatience, errors.New("the live objects are not listed yet"))
 	}
 	return nil

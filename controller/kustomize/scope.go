@@ -33,6 +33,7 @@ type loop struct {
 	inputs *apply.Watcher
 	clouds *cloud.Providers
 	memory *memory
+	store  store
 	wakes  *wakes
 	now    func() time.Time
 }
@@ -43,9 +44,10 @@ type scope struct {
 	key     types.NamespacedName
 	started time.Time
 	// known is what is remembered of the last reconcile; it only saves work.
-	known   known
-	judge   apply.Judge
-	ignores apply.Ignores
+	known    known
+	receipts []apply.Receipt // of before a restart
+	judge    apply.Judge
+	ignores  apply.Ignores
 
 	source   sourcev1.Source
 	artifact *meta.Artifact
@@ -66,9 +68,22 @@ type scope struct {
 	recheck time.Duration // when not zero, health is to be looked at by then
 }
 
+// fault lets tests end the process at a point.
+func (l *loop) fault(point string) {
+	if l.options.Fault != nil {
+		l.options.Fault(point)
+	}
+}
+
 func (l *loop) begin(k *kustomizev1.Kustomization) *scope {
 	key := client.ObjectKeyFromObject(k)
-	return &scope{obj: k, key: key, started: l.now(), known: l.memory.get(key)}
+	s := &scope{obj: k, key: key, started: l.now(), known: l.memory.get(key)}
+	if s.known.generation == 0 {
+		if n, receipts, ok := l.store.load(key, k.UID); ok {
+			s.known, s.receipts = n, receipts
+		}
+	}
+	return s
 }
 
 // phases of a reconcile, in order: this list is what the loop does.

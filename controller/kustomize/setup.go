@@ -11,20 +11,26 @@ package kustomize
 import (
 	"context"
 	"fmt"
+	"path/filepath"
 	"time"
 
+	helmv2 "github.com/fluxcd/helm-controller/api/v2"
 	kustomizev1 "github.com/fluxcd/kustomize-controller/api/v1"
 	"github.com/fluxcd/pkg/runtime/predicates"
 	sourcev1 "github.com/fluxcd/source-controller/api/v1"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/types"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/builder"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/handler"
+	"sigs.k8s.io/controller-runtime/pkg/manager"
 	"sigs.k8s.io/controller-runtime/pkg/predicate"
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 	"sigs.k8s.io/controller-runtime/pkg/source"
 
 	"headwater.dev/kernel/apply"
+	"headwater.dev/kernel/depend"
 	"headwater.dev/kernel/host"
 	"headwater.dev/kernel/phase"
 )
@@ -49,7 +55,7 @@ func Setup(ctx context.Context, h *host.Host) error {
 	}
 	l := &loop{
 		client: h.Manager.GetClient(), live: h.Manager.GetAPIReader(), tenants: h.Tenants, reader: h.Reader, clouds: h.Cloud,
-		events: events, options: h.Options, memory: newMemory(), wakes: &wakes{}, now: time.Now,
+		events: events, options: h.Options, memory: newMemory(), store: store{filepath.Join(h.Options.StoragePath, "kustomizations")}, wakes: &wakes{}, now: time.Now,
 	}
 	l.watcher = apply.NewWatcher(fieldOwner, group, l.wakes.wake)
 	l.watcher.Override(h.Options.OverrideManagers...)
@@ -66,12 +72,15 @@ func Setup(ctx context.Context, h *host.Host) error {
 			return fmt.Errorf("add watcher: %w", err)
 		}
 	}
+	if err := h.Manager.Add(manager.RunnableFunc(l.sweep)); err != nil {
+		return fmt.Errorf("add sweeper: %w", err)
+	}
 	if err := index(ctx, h.Manager); err != nil {
 		return err
 	}
 	b := ctrl.NewControllerManagedBy(h.Manager).Named("kustomization").
 		For(&kustomizev1.Kustomization{}, builder.WithPredicates(
-			predicate.Or(predicate.GenerationChangedPredicate{}, predicates.ReconcileRequestedPredicate{}))).
+			predicate.Or(predicate.GenerationChangedPredicate{}, predicates.ReconcileRequestedPredicate{}, depend.Changed()))).
 		Watches(&kustomizev1.Kustomization{}, handler.EnqueueRequestsFromMapFunc(l.dependents), builder.WithPredicates(dependencyChanged())).
 		WatchesRawSource(source.TypedFunc[reconcile.Request](l.wakes.attach)).
 		WithOptions(h.ControllerOptions())
@@ -79,6 +88,9 @@ func Setup(ctx context.Context, h *host.Host) error {
 		if err := l.watchSource(h, b, kind); err != nil {
 			return err
 		}
+	}
+	if served(h, helmv2.GroupVersion.WithKind(helmv2.HelmReleaseKind)) {
+		b.Watches(&helmv2.HelmRelease{}, handler.EnqueueRequestsFromMapFunc(l.dependents), builder.WithPredicates(dependencyChanged()))
 	}
 	if err := b.Complete(l.reconciler()); err != nil {
 		return fmt.Errorf("set up the Kustomization loop: %w", err)
@@ -100,19 +112,39 @@ func (l *loop) reconciler() *phase.Reconciler[*kustomizev1.Kustomization, scope]
 	}
 }
 
+// sweep forgets, once, what is kept of Kustomizations that are gone.
+func (l *loop) sweep(ctx context.Context) error {
+	var list kustomizev1.KustomizationList
+	if err := l.client.List(ctx, &list); err != nil {
+		ctrl.LoggerFrom(ctx).Info("old records are not swept", "error", err.Error())
+		return nil
+	}
+	exists := map[types.NamespacedName]bool{}
+	for i := range list.Items {
+		exists[client.ObjectKeyFromObject(&list.Items[i])] = true
+	}
+	l.store.sweep(func(key types.NamespacedName) bool { return exists[key] })
+	return nil
+}
+
 // watchSource follows a kind of source, if the cluster serves it.
 func (l *loop) watchSource(h *host.Host, b *builder.Builder, kind string) error {
 	obj, err := newSource(kind)
 	if err != nil {
 		return err
 	}
-	gvk := sourcev1.GroupVersion.WithKind(kind)
-	if _, err := h.Manager.GetRESTMapper().RESTMapping(gvk.GroupKind(), gvk.Version); err != nil {
-		h.Manager.GetLogger().Info("kind of source is not served by this cluster", "kind", kind)
-		return nil
+	if served(h, sourcev1.GroupVersion.WithKind(kind)) {
+		b.Watches(obj, l.sourceHandler(kind))
 	}
-	b.Watches(obj, l.sourceHandler(kind))
 	return nil
+}
+
+func served(h *host.Host, gvk schema.GroupVersionKind) bool {
+	if _, err := h.Manager.GetRESTMapper().RESTMapping(gvk.GroupKind(), gvk.Version); err != nil {
+		h.Manager.GetLogger().Info("kind is not served by this cluster", "kind", gvk.Kind)
+		return false
+	}
+	return true
 }
 
 // index makes Kustomizations findable by their source and their dependencies.
@@ -121,15 +153,7 @@ func index(ctx context.Context, mgr ctrl.Manager) error {
 		k := o.(*kustomizev1.Kustomization)
 		return []string{k.Spec.SourceRef.Kind + "/" + sourceKey(k).String()}
 	}
-	byDependency := func(o client.Object) []string {
-		k := o.(*kustomizev1.Kustomization)
-		var keys []string
-		for _, ref := range k.Spec.DependsOn {
-			keys = append(keys, dependencyKey(k, ref).String())
-		}
-		return keys
-	}
-	for field, f := range map[string]client.IndexerFunc{indexSource: bySource, indexDependency: byDependency} {
+	for field, f := range map[string]client.IndexerFunc{indexSource: bySource, indexDependency: depend.Keys} {
 		if err := mgr.GetFieldIndexer().IndexField(ctx, &kustomizev1.Kustomization{}, field, f); err != nil {
 			return fmt.Errorf("index Kustomizations by %s: %w", field, err)
 		}

@@ -6,7 +6,6 @@ import (
 
 	kustomizev1 "github.com/fluxcd/kustomize-controller/api/v1"
 	"github.com/fluxcd/pkg/apis/meta"
-	"github.com/fluxcd/pkg/runtime/conditions"
 	sourcev1 "github.com/fluxcd/source-controller/api/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/util/workqueue"
@@ -17,6 +16,8 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/handler"
 	"sigs.k8s.io/controller-runtime/pkg/predicate"
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
+
+	"headwater.dev/kernel/depend"
 )
 
 // Priorities in the queue: what changed goes before what only has a new
@@ -121,11 +122,12 @@ func (l *loop) wakeUsers(ctx context.Context, kind string, src client.Object, q 
 	}()
 }
 
-// dependents lists who depends on a Kustomization.
+// dependents lists who depends on an object.
 func (l *loop) dependents(ctx context.Context, obj client.Object) []reconcile.Request {
 	var list kustomizev1.KustomizationList
-	if err := l.client.List(ctx, &list, client.MatchingFields{indexDependency: client.ObjectKeyFromObject(obj).String()}); err != nil {
-		ctrl.LoggerFrom(ctx).Error(err, "cannot list dependents", "kustomization", client.ObjectKeyFromObject(obj))
+	key := depend.KeyOf(obj).String()
+	if err := l.client.List(ctx, &list, client.MatchingFields{indexDependency: key}); err != nil {
+		ctrl.LoggerFrom(ctx).Error(err, "cannot list dependents", "dependency", key)
 		return nil
 	}
 	var out []reconcile.Request
@@ -135,22 +137,14 @@ func (l *loop) dependents(ctx context.Context, obj client.Object) []reconcile.Re
 	return out
 }
 
-// dependencyChanged lets through what can make dependents move: readiness,
-// revision, dependencies, and whether the object exists. An expression may read
-// anything of the status, so any change of it counts for the dependents.
+// dependencyChanged lets through what can make dependents move. An expression
+// may read anything of an object, so any change but that of the time counts.
 func dependencyChanged() predicate.Predicate {
 	return predicate.Funcs{
 		GenericFunc: func(event.GenericEvent) bool { return false },
 		DeleteFunc:  func(event.DeleteEvent) bool { return false },
 		UpdateFunc: func(e event.UpdateEvent) bool {
-			old, ok := e.ObjectOld.(*kustomizev1.Kustomization)
-			now, ok2 := e.ObjectNew.(*kustomizev1.Kustomization)
-			if !ok || !ok2 {
-				return false
-			}
-			return old.Generation != now.Generation || conditions.IsReady(old) != conditions.IsReady(now) ||
-				old.Status.LastAppliedRevision != now.Status.LastAppliedRevision ||
-				old.Status.ObservedGeneration != now.Status.ObservedGeneration
+			return e.ObjectOld.GetResourceVersion() != e.ObjectNew.GetResourceVersion()
 		},
 	}
 }

@@ -10,6 +10,7 @@ import (
 	kustomizev1 "github.com/fluxcd/kustomize-controller/api/v1"
 	"github.com/google/go-cmp/cmp"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
@@ -187,8 +188,9 @@ func TestJobHealth(t *testing.T) {
 }
 
 func TestDigestFieldsIgnoresOrder(t *testing.T) {
-	a, b := digestFields([]byte(`{"f:a":{},"f:b":{".":{}}}`)), digestFields([]byte(`{"f:b":{".":{}},"f:a":{}}`))
-	if a != b || a == digestFields([]byte(`{"f:a":{}}`)) {
+	at, later := metav1.Unix(1, 0), metav1.Unix(2, 0)
+	a, b := digestFields([]byte(`{"f:a":{},"f:b":{".":{}}}`), &at), digestFields([]byte(`{"f:b":{".":{}},"f:a":{}}`), &at)
+	if a != b || a == digestFields([]byte(`{"f:a":{}}`), &at) || a == digestFields([]byte(`{"f:a":{},"f:b":{".":{}}}`), &later) {
 		t.Errorf("digests %s, %s", a, b)
 	}
 }

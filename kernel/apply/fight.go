@@ -29,8 +29,12 @@ type Fight struct {
 }
 
 func (f Fight) String() string {
-	return fmt.Sprintf("%s is changed in turn by the field managers %s: remove the fields from one of them; corrected again at %s",
-		f.Ref, strings.Join(f.Managers, " and "), f.Until.UTC().Format(time.RFC3339))
+	return fmt.Sprintf("%s: remove the fields from one of them; corrected again at %s", f.Brief(), f.Until.UTC().Format(time.RFC3339))
+}
+
+// Brief says who fights about what.
+func (f Fight) Brief() string {
+	return fmt.Sprintf("%s is changed in turn by the field managers %s", f.Ref, strings.Join(f.Managers, " and "))
 }
 
 // corrections of one object.

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/fluxcd/cli-utils/pkg/kstatus/status"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -36,8 +37,8 @@ type Live struct {
 	Deleting        bool
 	// Owner by its labels.
 	Owner types.NamespacedName
-	// Fields is a digest of the set of fields that our manager owns: it changes
-	// when somebody else writes one of them, and not otherwise.
+	// Fields is a digest of the set of fields that our manager owns and of when
+	// it wrote them: it changes when somebody else writes one of them, or we do.
 	Fields string
 	// Left is set while fields belong to a manager that we take over from.
 	Left bool
@@ -92,7 +93,7 @@ func (w *Watcher) managers(l *Live, entries []metav1.ManagedFieldsEntry) {
 		}
 		if f.Manager == w.manager && f.Operation == metav1.ManagedFieldsOperationApply {
 			if f.FieldsV1 != nil {
-				l.Fields = digestFields(f.FieldsV1.GetRawBytes())
+				l.Fields = digestFields(f.FieldsV1.GetRawBytes(), f.Time)
 			}
 			continue
 		}
@@ -117,12 +118,16 @@ func (l Live) steers(key, value string) bool { return strings.EqualFold(l.Steeri
 func (l Live) alone() bool { return l.steers(keySSA, ssaIgnore) || l.steers(keyReconcile, disabled) }
 
 // digestFields does not depend on the order in which the fields were encoded.
-func digestFields(raw []byte) string {
+// The time of the last write is part of it: who writes in our name is seen too.
+func digestFields(raw []byte, at *metav1.Time) string {
 	var set map[string]any
 	if json.Unmarshal(raw, &set) == nil {
 		if sorted, err := json.Marshal(set); err == nil {
 			raw = sorted
 		}
+	}
+	if at != nil {
+		raw = append(raw, at.UTC().Format(time.RFC3339)...)
 	}
 	sum := sha256.Sum256(raw)
 	return hex.EncodeToString(sum[:8])

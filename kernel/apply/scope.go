@@ -110,6 +110,7 @@ func (w *Watcher) watch(ctx context.Context, s *scope) {
 			}).RunWithContext(klog.NewContext(ctx, quiet))
 			return
 		}
+		w.blinded(s)
 		select {
 		case <-ctx.Done():
 			return
@@ -177,13 +178,25 @@ func (w *Watcher) judgeError(s *scope, namespaced bool, err error) error {
 		}
 		return err
 	}
-	if !s.blind {
-		s.blind = true
-		for owner := range s.users {
-			w.wake(owner)
-		}
-	}
+	w.blind(s)
 	return err
+}
+
+// blinded marks a scope as not to be seen for now: its kind is not served.
+func (w *Watcher) blinded(s *scope) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.blind(s)
+}
+
+func (w *Watcher) blind(s *scope) {
+	if s.blind {
+		return
+	}
+	s.blind = true
+	for owner := range s.users {
+		w.wake(owner)
+	}
 }
 
 // store is where a reflector puts what it sees.

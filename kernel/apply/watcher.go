@@ -369,6 +369,9 @@ func (w *Watcher) matters(owner types.NamespacedName, id ID, old, l Live) bool {
 		return true
 	}
 	t := w.owners[owner]
+	if c := t.fights[id]; c != nil && w.now().Before(c.until) {
+		return false // it is looked at again then
+	}
 	if _, other := t.others[id]; other && t.versions && old.ResourceVersion != l.ResourceVersion {
 		return true
 	}

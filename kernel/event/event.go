@@ -6,10 +6,15 @@ package event
 import (
 	"context"
 	"fmt"
+	"time"
 
+	"github.com/fluxcd/pkg/apis/meta"
+	"github.com/fluxcd/pkg/runtime/conditions"
 	"github.com/fluxcd/pkg/runtime/events"
+	"github.com/fluxcd/pkg/runtime/metrics"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/client-go/tools/reference"
 	ctrl "sigs.k8s.io/controller-runtime"
 )
 
@@ -40,8 +45,10 @@ type Event struct {
 
 // Recorder records events of one controller.
 type Recorder struct {
-	sink  events.Recorder
-	queue chan func()
+	sink    events.Recorder
+	queue   chan func()
+	scheme  *runtime.Scheme
+	metrics *metrics.Recorder
 }
 
 // NewRecorder returns a recorder in the name of component that posts to addr,
@@ -51,11 +58,61 @@ func NewRecorder(mgr ctrl.Manager, addr, component string) (*Recorder, error) {
 	if err != nil {
 		return nil, fmt.Errorf("make event recorder of %s: %w", component, err)
 	}
-	r := &Recorder{sink: sink, queue: make(chan func(), queueLength)}
+	r := &Recorder{sink: sink, queue: make(chan func(), queueLength), scheme: mgr.GetScheme()}
 	if err := mgr.Add(r); err != nil {
 		return nil, fmt.Errorf("add event recorder of %s: %w", component, err)
 	}
 	return r, nil
+}
+
+// Measure lets the recorder write Flux's metrics too.
+func (r *Recorder) Measure(m *metrics.Recorder) { r.metrics = m }
+
+// Reconciled writes the metrics of an object after a reconcile that began at
+// start: duration, conditions and whether it is suspended.
+func (r *Recorder) Reconciled(obj conditions.Getter, start time.Time, suspended bool) {
+	ref := r.reference(obj)
+	if ref == nil {
+		return
+	}
+	r.metrics.RecordDuration(*ref, start)
+	r.metrics.RecordSuspend(*ref, suspended)
+	for _, kind := range measured() {
+		c := conditions.Get(obj, kind)
+		if c == nil {
+			c = conditions.UnknownCondition(kind, "", "")
+		}
+		r.metrics.RecordCondition(*ref, *c)
+	}
+}
+
+// Gone removes the metrics of an object that is deleted.
+func (r *Recorder) Gone(obj conditions.Getter) {
+	ref := r.reference(obj)
+	if ref == nil {
+		return
+	}
+	r.metrics.DeleteDuration(*ref)
+	r.metrics.DeleteSuspend(*ref)
+	for _, kind := range measured() {
+		r.metrics.DeleteCondition(*ref, kind)
+	}
+}
+
+// measured are the conditions that are metrics.
+func measured() []string {
+	return []string{meta.ReadyCondition, meta.ReconcilingCondition, meta.StalledCondition}
+}
+
+func (r *Recorder) reference(obj runtime.Object) *corev1.ObjectReference {
+	if r == nil || r.metrics == nil {
+		return nil
+	}
+	ref, err := reference.GetReference(r.scheme, obj)
+	if err != nil {
+		return nil // a kind that the scheme does not know has no metrics
+	}
+	return ref
 }
 
 // Record queues an event of an object and returns at once.

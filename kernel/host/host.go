@@ -5,6 +5,7 @@ package host
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/http"
 	"os"
@@ -12,7 +13,9 @@ import (
 
 	helmv2 "github.com/fluxcd/helm-controller/api/v2"
 	kustomizev1 "github.com/fluxcd/kustomize-controller/api/v1"
+	"github.com/fluxcd/pkg/runtime/metrics"
 	sourcev1 "github.com/fluxcd/source-controller/api/v1"
+	"github.com/prometheus/client_golang/prometheus"
 	corev1 "k8s.io/api/core/v1"
 	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
 	"k8s.io/apimachinery/pkg/labels"
@@ -26,6 +29,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/controller"
 	"sigs.k8s.io/controller-runtime/pkg/healthz"
+	ctrlmetrics "sigs.k8s.io/controller-runtime/pkg/metrics"
 	"sigs.k8s.io/controller-runtime/pkg/metrics/server"
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 
@@ -45,6 +49,8 @@ type Host struct {
 	// other processes' stores over HTTP.
 	Artifacts *artifact.Store
 	Reader    artifact.Reader
+
+	metrics *metrics.Recorder
 	// Cloud gives credentials of cloud providers.
 	Cloud *cloud.Providers
 }
@@ -93,7 +99,7 @@ func New(config *rest.Config, o Options) (*Host, error) {
 	if err != nil {
 		return nil, err
 	}
-	h := &Host{Options: o, Manager: mgr}
+	h := &Host{metrics: newMetrics(), Options: o, Manager: mgr}
 	if h.Tenants, err = tenant.New(config, scheme, mgr.GetRESTMapper()); err != nil {
 		return nil, err
 	}
@@ -159,10 +165,28 @@ func newManager(config *rest.Config, o Options, scheme *runtime.Scheme) (ctrl.Ma
 	return mgr, nil
 }
 
+// newMetrics makes Flux's metrics and serves them with the manager's. Those of
+// a second host of a process are kept and not served.
+func newMetrics() *metrics.Recorder {
+	m := metrics.NewRecorder()
+	for _, c := range m.Collectors() {
+		var twice prometheus.AlreadyRegisteredError
+		if err := ctrlmetrics.Registry.Register(c); err != nil && !errors.As(err, &twice) {
+			ctrl.Log.Info("metrics are not served", "error", err.Error())
+		}
+	}
+	return m
+}
+
 // Recorder returns a recorder in the name of a component, such as
 // "kustomize-controller".
 func (h *Host) Recorder(component string) (*event.Recorder, error) {
-	return event.NewRecorder(h.Manager, h.Options.EventsAddr, component)
+	r, err := event.NewRecorder(h.Manager, h.Options.EventsAddr, component)
+	if err != nil {
+		return nil, err
+	}
+	r.Measure(h.metrics)
+	return r, nil
 }
 
 // ControllerOptions are the queue and the workers of a loop.

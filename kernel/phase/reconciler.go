@@ -87,7 +87,9 @@ func (r *Reconciler[T, S]) Reconcile(ctx context.Context, req ctrl.Request) (ctr
 	if err := r.addFinalizer(ctx, obj); err != nil {
 		return ctrl.Result{}, err
 	}
-	if r.Suspended != nil && r.Suspended(obj) {
+	suspended := r.Suspended != nil && r.Suspended(obj)
+	defer func(start time.Time) { r.Events.Reconciled(obj, start, suspended) }(time.Now())
+	if suspended {
 		ctrl.LoggerFrom(ctx).V(1).Info("suspended")
 		return ctrl.Result{}, nil
 	}
@@ -245,6 +247,7 @@ func (r *Reconciler[T, S]) remove(ctx context.Context, obj T) (ctrl.Result, erro
 		}
 		return r.failed(ctx, before, obj, scope, Classify(err))
 	}
+	r.Events.Gone(obj)
 	return ctrl.Result{}, r.patchFinalizer(ctx, obj, func() { controllerutil.RemoveFinalizer(obj, r.Finalizer) })
 }
 

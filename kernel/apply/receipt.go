@@ -1,0 +1,49 @@
+package apply
+
+import (
+	"cmp"
+	"slices"
+
+	"k8s.io/apimachinery/pkg/types"
+)
+
+// Receipt is how an object was left, for keeping across restarts. What it holds
+// means nothing to others.
+type Receipt struct {
+	ID                 ID
+	Want, Fields, Seen string
+	Creates            bool
+}
+
+// Receipts tells how the objects of an owner were left.
+func (w *Watcher) Receipts(owner types.NamespacedName) []Receipt {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	t := w.owners[owner]
+	if t == nil {
+		return nil
+	}
+	out := make([]Receipt, 0, len(t.receipts))
+	for id, r := range t.receipts {
+		out = append(out, Receipt{ID: id, Want: r.want, Fields: r.fields, Seen: string(r.uid), Creates: r.creates})
+	}
+	slices.SortFunc(out, func(a, b Receipt) int { return cmp.Compare(a.ID.String(), b.ID.String()) })
+	return out
+}
+
+// Restore gives back receipts of the tracked objects of an owner; those that it
+// has by now win.
+func (w *Watcher) Restore(owner types.NamespacedName, receipts []Receipt) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	t := w.owners[owner]
+	if t == nil {
+		return
+	}
+	for _, r := range receipts {
+		_, tracked := t.refs[r.ID]
+		if _, have := t.receipts[r.ID]; tracked && !have {
+			t.receipts[r.ID] = receipt{want: r.Want, fields: r.Fields, uid: types.UID(r.Seen), creates: r.Creates}
+		}
+	}
+}
