@@ -278,8 +278,14 @@ type scrubbed struct {
 
 func (s *scrubbed) Error() string { return s.text }
 
-// Is and As let the class through without giving the text away.
+// Is lets the class through without giving the text away.
 func (s *scrubbed) Is(target error) bool { return errors.Is(s.err, target) }
+
+// As lets through what holds no text of a server.
+func (s *scrubbed) As(target any) bool {
+	limited, ok := target.(**RateLimited)
+	return ok && errors.As(s.err, limited)
+}
 
 // open starts a conversation with the remote.
 func (r *Remote) open(ctx context.Context) (*session, error) {

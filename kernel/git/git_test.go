@@ -151,6 +151,8 @@ func TestFetchOverEveryTransport(t *testing.T) {
 	h := f.commit("private", "main", want)
 	old := httptest.NewServer(version0(f))
 	defer old.Close()
+	version1 := httptest.NewServer(speaking(f, "version=1"))
+	defer version1.Close()
 	ca := f.Authority().PEM()
 	known := []byte(f.KnownHosts())
 	cases := map[string]struct {
@@ -158,6 +160,7 @@ func TestFetchOverEveryTransport(t *testing.T) {
 		c   Credentials
 	}{
 		"https":           {f.URL("private"), Credentials{Username: "dev", Password: password, CA: ca}},
+		"https version 1": {version1.URL + "/private.git", Credentials{Username: "dev", Password: password}},
 		"https version 0": {old.URL + "/private.git", Credentials{Username: "dev", Password: password}},
 	}
 	for kind, key := range f.keys {
@@ -182,13 +185,16 @@ func TestFetchOverEveryTransport(t *testing.T) {
 }
 
 // version0 is the server as one that knows nothing of version 2.
-func version0(f *fixture) http.Handler {
+func version0(f *fixture) http.Handler { return speaking(f, "") }
+
+// speaking is the server as one that is asked for another version.
+func speaking(f *fixture, version string) http.Handler {
 	to, _ := url.Parse(f.BaseURL())
 	return &httputil.ReverseProxy{
 		Transport: trusting(f),
 		Rewrite: func(r *httputil.ProxyRequest) {
 			r.SetURL(to)
-			r.Out.Header.Del("Git-Protocol")
+			r.Out.Header.Set("Git-Protocol", version)
 		},
 	}
 }

@@ -120,7 +120,7 @@ func TestParseTreeRefusesNames(t *testing.T) {
 	entry := func(mode, name string) []byte {
 		return append([]byte(mode+" "+name+"\x00"), make([]byte, 20)...)
 	}
-	for _, name := range []string{"", ".", "..", ".git", ".GIT", "a/b", `a\b`} {
+	for _, name := range []string{"", ".", "..", ".git", ".GIT", "a/b", `a\b`, "git~1", "GIT~1", ".git ", ".git. ", ".git::$INDEX_ALLOCATION", ".g\u200cit", "\ufeff.git"} {
 		if _, err := parseTree(entry("100644", name)); !errors.Is(err, ErrProtocol) {
 			t.Errorf("%q: got %v", name, err)
 		}

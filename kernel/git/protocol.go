@@ -136,11 +136,11 @@ func (s *session) readRefs(p *packets, line string, ok bool) error {
 // addRef adds a line of version 0 to refs: "<hash> <name>", where name^{} tells
 // what the tag before it points to.
 func addRef(refs []Ref, line string) ([]Ref, error) {
+	if line == "version 1" {
+		return refs, nil // and then all is as in version 0
+	}
 	hash, name, ok := strings.Cut(line, " ")
 	if !ok {
-		if line == "version 1" {
-			return refs, nil
-		}
 		return nil, fmt.Errorf("%w: reference %q", ErrProtocol, printable(line))
 	}
 	if hash == "shallow" || name == "capabilities^{}" {

@@ -73,14 +73,14 @@ func TestReferencesThatMove(t *testing.T) {
 
 // strict makes a repository give only what its references show, as servers of
 // version 0 do when nobody changed that.
-func (f *fixture) strict(t *testing.T) string {
+func (f *fixture) strict(t *testing.T, version string) string {
 	t.Helper()
 	dirs, err := filepath.Glob(filepath.Join(f.dir, "repositories", "public.git"))
 	if err != nil || len(dirs) != 1 {
 		t.Fatal(dirs, err)
 	}
 	git(t, dirs[0], "config", "uploadpack.allowReachableSHA1InWant", "false")
-	s := httptest.NewServer(version0(f))
+	s := httptest.NewServer(speaking(f, version))
 	t.Cleanup(s.Close)
 	return s.URL + "/public.git"
 }
@@ -93,8 +93,7 @@ func TestPinnedCommits(t *testing.T) {
 		commits = append(commits, f.commit("public", "main", map[string]string{"v": fmt.Sprint(i)}))
 	}
 	side := f.change("public", "side", gitserver.Change{Message: "m", Write: map[string]string{"v": "side"}, Orphan: true})
-	old := f.strict(t)
-	for name, url := range map[string]string{"version 2": f.URL("public"), "version 0": old, "ssh": f.SSHURL("public")} {
+	for name, url := range map[string]string{"version 2": f.URL("public"), "version 1": f.strict(t, "version=1"), "version 0": f.strict(t, ""), "ssh": f.SSHURL("public")} {
 		t.Run(name, func(t *testing.T) {
 			c := ca
 			if name == "ssh" {
@@ -124,6 +123,37 @@ func TestPinnedCommits(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// TestA26SparseCheckoutIsNoOracle asks for paths outside of the repository: the
+// answer is the same whether they exist or not.
+func TestA26SparseCheckoutIsNoOracle(t *testing.T) {
+	f := serve(t, false)
+	f.commit("public", "main", map[string]string{"dir/a": "1", "file": "1"})
+	r, err := NewRemote(f.URL("public"), Credentials{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, s, err := f.mirrors.For(r).Update(t.Context(), r, Reference{Branch: "main"}, func(Target) bool { return false })
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	answer := func(dir string) string {
+		files, err := contents(s, Selection{Directories: []string{dir}})
+		if err == nil {
+			return fmt.Sprint(files)
+		}
+		return strings.ReplaceAll(err.Error(), dir, "DIR")
+	}
+	for exists, missing := range map[string]string{"../../etc": "../../nope", "/etc": "/nope", "dir/../../etc": "dir/../../nope", "etc/passwd": "etc/nope", "file": "nope", ".git": ".nope", "proc/self": "proc/nope"} {
+		if a, b := answer(exists), answer(missing); a != b || !strings.Contains(a, "sparse checkout") {
+			t.Errorf("%q: %s\n%q: %s", exists, a, missing, b)
+		}
+	}
+	if got := answer("./dir"); got != "map[dir/a:1]" {
+		t.Errorf("a directory: %s", got)
 	}
 }
 

@@ -252,6 +252,25 @@ func TestSubmodulesAreBounded(t *testing.T) {
 	}
 }
 
+// TestA27FiltersAreNotRun has files that make git itself run filters or fetch
+// from another server: they are content like all others.
+func TestA27FiltersAreNotRun(t *testing.T) {
+	f := serve(t)
+	pointer := "version https://git-lfs.github.com/spec/v1\noid sha256:" + strings.Repeat("ab", 32) + "\nsize 12345\n"
+	want := map[string]string{"big.dat": pointer, "x.sh": "echo", "sub/config": "[core]\n\tsshCommand = touch /tmp/pwned\n"}
+	files := map[string]string{".gitattributes": "*.dat filter=lfs\n*.sh filter=run export-ignore\n", ".lfsconfig": "[lfs]\nurl = http://169.254.169.254/\n"}
+	for name, content := range want {
+		files[name] = content
+	}
+	f.push("app", false, files)
+	got, err := f.files(f.URL("app"), git.Credentials{})
+	delete(got, ".gitattributes")
+	delete(got, ".lfsconfig")
+	if diff := cmp.Diff(want, got); err != nil || diff != "" {
+		t.Errorf("%v\n%s", err, diff)
+	}
+}
+
 func TestSymbolicLinksBecomeCopies(t *testing.T) {
 	f := serve(t)
 	f.push("app", false, map[string]string{"real/a.yaml": "a", "real/sub/b.yaml": "b", "real/sub/up": "-> ../a.yaml", "file": "-> real/a.yaml", "dir": "-> real",
