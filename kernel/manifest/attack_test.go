@@ -95,6 +95,27 @@ func TestA01NothingIsAsked(t *testing.T) {
 	refuse(t, attacks)
 }
 
+// TestRemoteBases is what --no-remote-bases=false lets through: single files.
+func TestRemoteBases(t *testing.T) {
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, configMap("fetched")) }))
+	defer server.Close()
+	root := files(t, map[string]string{"kustomization.yaml": "resources: [" + server.URL + "/x.yaml]\n"})
+	r, err := Build(context.Background(), Request{Root: root, Spec: &kustomizev1.KustomizationSpec{}, RemoteBases: true})
+	if err != nil || len(r.Objects) != 1 || r.Objects[0].GetName() != "fetched" {
+		t.Fatalf("%v, %v", r, err)
+	}
+	if r.Read.Same(root) {
+		t.Error("what was fetched is taken as unchanged for ever")
+	}
+	for _, base := range []string{"https://github.com/org/repo//x?ref=v1", "https://example.invalid/org/repo.git", "git@example.invalid:org/repo.git", "ssh://git@example.invalid/r", "github.com/org/repo", "https://example.invalid/org/repo"} {
+		root := files(t, map[string]string{"kustomization.yaml": "resources: ['" + base + "']\n"})
+		_, err := Build(context.Background(), Request{Root: root, Spec: &kustomizev1.KustomizationSpec{}, RemoteBases: true})
+		if err == nil || !strings.Contains(err.Error(), "is a Git repository, which a build does not fetch") {
+			t.Errorf("%s: %v", base, err)
+		}
+	}
+}
+
 func TestA02RemoteFiles(t *testing.T) {
 	refuse(t, map[string]attack{
 		"remote crds":             {files: map[string]string{"kustomization.yaml": "resources: [x.yaml]\ncrds: ['http://example.invalid/c.json']", "x.yaml": configMap("x")}, want: "crds: remote base"},

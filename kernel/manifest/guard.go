@@ -121,6 +121,9 @@ func (s *sandbox) guardString(rel, dir, field, value string) error {
 		return nil
 	}
 	if s.remote {
+		if isRepository(value) {
+			return fmt.Errorf("%s: %s: remote base %q is a Git repository, which a build does not fetch: make it a source", rel, field, withoutUser(value))
+		}
 		s.seen.volatile = true
 		return nil
 	}
@@ -139,6 +142,18 @@ func isRemote(p string) bool {
 		}
 	}
 	return false
+}
+
+// isRepository tells remote bases that are no single file.
+func isRepository(p string) bool {
+	lower := strings.ToLower(strings.TrimSpace(p))
+	after, ok := strings.CutPrefix(lower, "https://")
+	if !ok {
+		after, ok = strings.CutPrefix(lower, "http://")
+	}
+	file, query, _ := strings.Cut(after, "?")
+	return !ok || strings.Contains(file, "//") || strings.Contains(file, ".git/") || strings.HasSuffix(file, ".git") || strings.Contains(file, "/_git/") ||
+		strings.Contains(query, "ref=") || strings.Contains(query, "version=") || path.Ext(file) == ""
 }
 
 // withoutUser drops a password from an address, for messages.
