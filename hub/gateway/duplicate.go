@@ -16,9 +16,9 @@ const (
 	// duplicateReturns is how often former processes have to come back, and
 	// duplicateAfter for how long at least, until there must be two clusters with
 	// one key. The two agents of a rolling update overlap for less.
-	duplicateReturns, duplicateAfter = 4, 2 * time.Minute
+	duplicateReturns, duplicateAfter = 10, 2 * time.Minute
 	// duplicateWithin is when returns count together.
-	duplicateWithin = 30 * time.Minute
+	duplicateWithin = 15 * time.Minute
 	// formerSessions is how many are remembered.
 	formerSessions = 6
 )
