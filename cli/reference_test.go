@@ -3,7 +3,10 @@ package cli
 import (
 	"bytes"
 	"fmt"
+	"io/fs"
 	"os"
+	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 
@@ -51,5 +54,48 @@ func reference(b *bytes.Buffer, cmd *cobra.Command) {
 	fmt.Fprintf(b, "\n### %s\n\n%s.\n", cmd.CommandPath(), cmd.Short)
 	if flags := cmd.LocalNonPersistentFlags().FlagUsages(); flags != "" {
 		fmt.Fprintf(b, "\n```\n%s```\n", flags)
+	}
+}
+
+var (
+	namedTest  = regexp.MustCompile("`(Test[A-Za-z0-9]+)`")
+	namedStory = regexp.MustCompile("stor(?:y|ies) ((?:`[a-z_]+`(?:, )?)+)")
+)
+
+// TestPainsNameTestsThatExist keeps the guide's table from promising what is no
+// longer shown.
+func TestPainsNameTestsThatExist(t *testing.T) {
+	page, err := os.ReadFile("../docs/guide/azure-pains.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	there := map[string]bool{}
+	err = filepath.WalkDir("..", func(path string, e fs.DirEntry, err error) error {
+		if err != nil || !strings.HasSuffix(path, "_test.go") {
+			return err
+		}
+		src, err := os.ReadFile(path)
+		for _, m := range regexp.MustCompile(`(?m)^func (Test[A-Za-z0-9]+)\(`).FindAllSubmatch(src, -1) {
+			there[string(m[1])] = true
+		}
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, m := range namedTest.FindAllSubmatch(page, -1) {
+		if !there[string(m[1])] {
+			t.Errorf("there is no test %s", m[1])
+		}
+	}
+	for _, m := range namedStory.FindAllSubmatch(page, -1) {
+		for name := range strings.SplitSeq(strings.Trim(string(m[1]), "`, "), "`, `") {
+			if _, err := os.Stat("../e2e/testdata/" + name + ".txtar"); err != nil {
+				t.Errorf("there is no story %s", name)
+			}
+		}
+	}
+	if rows := strings.Count(string(page), "\n| "); rows < 33 {
+		t.Errorf("the table has %d rows", rows)
 	}
 }
