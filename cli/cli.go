@@ -106,6 +106,7 @@ of that name, @- from standard input; give secrets that way.`,
 	}
 	root.AddCommand(s.login(), s.logout(), s.account(), s.group(), s.connectedk8s(), s.extension(), s.configuration(), s.migrate(), s.rest(), s.version(),
 		s.buildCommand(), s.diffCommand(), s.treeCommand())
+	root.AddCommand(s.rights()...)
 	return root
 }
 
@@ -201,6 +202,8 @@ func advice(code string) string {
 		return "\nmake it with \"headwater group create -n NAME -l LOCATION\""
 	case arm.CodeForbidden:
 		return "\nask an owner of the scope for a role"
+	case arm.CodeScopeLocked:
+		return "\n\"headwater lock list\" shows the locks, \"headwater lock delete\" removes one"
 	case arm.CodeNotFound:
 		return "\n\"headwater connectedk8s list\" and the list command of what you look for show what there is"
 	case arm.CodeAgentTimeout:
