@@ -22,6 +22,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/rest"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
@@ -49,6 +50,10 @@ type world struct {
 	client client.Client
 	ns     string
 	n      int
+	// artifacts is where publish stores; labels tell objects of a host in a
+	// process of its own.
+	artifacts *artifact.Store
+	labels    map[string]string
 }
 
 // newWorld makes a namespace whose flux-applier has a role: "admin" there, or
@@ -61,7 +66,7 @@ func newWorld(t *testing.T, role string) *world {
 	if running.err != nil {
 		t.Fatal(running.err)
 	}
-	w := &world{t: t, ctx: t.Context(), c: c, h: running.h, ns: c.Namespace(t)}
+	w := &world{t: t, ctx: t.Context(), c: c, h: running.h, ns: c.Namespace(t), artifacts: running.h.Artifacts}
 	var err error
 	if w.client, err = client.New(c.Config, client.Options{Scheme: w.h.Manager.GetScheme()}); err != nil {
 		t.Fatal(err)
@@ -77,26 +82,37 @@ func newWorld(t *testing.T, role string) *world {
 	return w
 }
 
+// childLabel keeps the objects of hosts in processes of their own from the one
+// of the test binary.
+const childLabel = "test.headwater.dev/child"
+
 func startHost(c *kubetest.Cluster) error {
 	ctrl.SetLogger(logr.Discard())
 	dir, err := os.MkdirTemp("", "kustomize-test-")
 	if err != nil {
 		return err
 	}
-	h, err := host.New(c.Config, host.Options{
-		Namespace: "default", WatchAllNamespaces: true, MetricsAddr: "0", HealthAddr: "0", StoragePath: dir,
-		StorageAdvAddr: "127.0.0.1:1", NoCrossNamespaceRefs: true, DefaultServiceAccount: "flux-applier", NoRemoteBases: true, StrictSubstitution: true,
-		Concurrent: 8, RequeueDependency: time.Minute, MinRetryDelay: 100 * time.Millisecond, MaxRetryDelay: time.Minute,
-	})
+	h, err := newHost(c.Config, dir, "!"+childLabel, nil)
 	if err != nil {
-		return err
-	}
-	if err := Setup(context.Background(), h); err != nil {
 		return err
 	}
 	running.h = h
 	go func() { _ = h.Run(context.Background()) }()
 	return nil
+}
+
+// newHost is a host with this loop, of objects with matching labels.
+func newHost(config *rest.Config, dir, selector string, fault func(string)) (*host.Host, error) {
+	h, err := host.New(config, host.Options{
+		Fault: fault, WatchLabelSelector: selector,
+		Namespace: "default", WatchAllNamespaces: true, MetricsAddr: "0", HealthAddr: "0", StoragePath: dir,
+		StorageAdvAddr: "127.0.0.1:1", NoCrossNamespaceRefs: true, DefaultServiceAccount: "flux-applier", NoRemoteBases: true, StrictSubstitution: true,
+		Concurrent: 8, RequeueDependency: time.Minute, MinRetryDelay: 100 * time.Millisecond, MaxRetryDelay: time.Minute,
+	})
+	if err != nil {
+		return nil, err
+	}
+	return h, Setup(context.Background(), h)
 }
 
 func (w *world) create(o client.Object) {
@@ -106,8 +122,15 @@ func (w *world) create(o client.Object) {
 	}
 }
 
-// publish makes files the artifact of a GitRepository of the namespace.
-func (w *world) publish(name string, files map[string]string) string {
+// in is the same world for a subtest.
+func (w *world) in(t *testing.T) *world {
+	sub := *w
+	sub.t, sub.ctx = t, t.Context()
+	return &sub
+}
+
+// artifact stores files.
+func (w *world) artifact(kind, name, revision string, files map[string]string) meta.Artifact {
 	w.t.Helper()
 	dir := w.t.TempDir()
 	for p, body := range files {
@@ -119,16 +142,23 @@ func (w *world) publish(name string, files map[string]string) string {
 			w.t.Fatal(err)
 		}
 	}
-	w.n++
-	revision := fmt.Sprintf("main@sha1:%040d", w.n)
-	a, err := w.h.Artifacts.Publish(w.ctx, artifact.Put{
-		Key: artifact.Key{Kind: "gitrepository", Namespace: w.ns, Name: name}, File: fmt.Sprintf("%d.tar.gz", w.n), Revision: revision,
+	a, err := w.artifacts.Publish(w.ctx, artifact.Put{
+		Key: artifact.Key{Kind: kind, Namespace: w.ns, Name: name}, File: strings.ReplaceAll(revision, ":", "-")[max(0, len(revision)-12):] + ".tar.gz", Revision: revision,
 		Write: func(out io.Writer) error { return artifact.Pack(out, artifact.Dir(dir, artifact.Ignore{})) },
 	})
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	repo := &sourcev1.GitRepository{ObjectMeta: metav1.ObjectMeta{Name: name, Namespace: w.ns}}
+	return a
+}
+
+// publish makes files the artifact of a GitRepository of the namespace.
+func (w *world) publish(name string, files map[string]string) string {
+	w.t.Helper()
+	w.n++
+	revision := fmt.Sprintf("main@sha1:%040d", w.n)
+	a := w.artifact("gitrepository", name, revision, files)
+	repo := &sourcev1.GitRepository{ObjectMeta: metav1.ObjectMeta{Name: name, Namespace: w.ns, Labels: w.labels}}
 	repo.Spec = sourcev1.GitRepositorySpec{URL: "https://example.invalid/r", Interval: metav1.Duration{Duration: time.Hour}}
 	if err := w.client.Create(w.ctx, repo.DeepCopy()); client.IgnoreAlreadyExists(err) != nil {
 		w.t.Fatal(err)
@@ -148,7 +178,7 @@ func (w *world) publish(name string, files map[string]string) string {
 // kustomization creates one over the GitRepository "repo".
 func (w *world) kustomization(name string, change func(*kustomizev1.KustomizationSpec)) *kustomizev1.Kustomization {
 	w.t.Helper()
-	k := &kustomizev1.Kustomization{ObjectMeta: metav1.ObjectMeta{Name: name, Namespace: w.ns}}
+	k := &kustomizev1.Kustomization{ObjectMeta: metav1.ObjectMeta{Name: name, Namespace: w.ns, Labels: w.labels}}
 	k.Spec = kustomizev1.KustomizationSpec{
 		Interval: metav1.Duration{Duration: time.Hour}, Prune: true, TargetNamespace: w.ns,
 		RetryInterval: &metav1.Duration{Duration: time.Hour}, Timeout: &metav1.Duration{Duration: time.Minute},

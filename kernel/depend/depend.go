@@ -84,15 +84,13 @@ func New(kind string) (Object, error) {
 func Of(o client.Object) ([]Ref, error) {
 	self := KeyOf(o)
 	var out []Ref
-	if d, ok := o.(meta.ObjectWithDependencies); ok {
-		for i, r := range d.GetDependsOn() {
-			ref := Ref{Key: self, ReadyExpr: r.ReadyExpr, Field: fmt.Sprintf("spec.dependsOn[%d]", i)}
-			ref.Name = r.Name
-			if r.Namespace != "" {
-				ref.Namespace = r.Namespace
-			}
-			out = append(out, ref)
+	for i, r := range ofSpec(o) {
+		ref := Ref{Key: self, ReadyExpr: r.ReadyExpr, Field: fmt.Sprintf("spec.dependsOn[%d]", i)}
+		ref.Name = r.Name
+		if r.Namespace != "" {
+			ref.Namespace = r.Namespace
 		}
+		out = append(out, ref)
 	}
 	var failed error
 	n := 0
@@ -110,6 +108,16 @@ func Of(o client.Object) ([]Ref, error) {
 		out = append(out, ref)
 	}
 	return out, failed
+}
+
+func ofSpec(o client.Object) []meta.DependencyReference {
+	switch d := o.(type) {
+	case *kustomizev1.Kustomization:
+		return d.Spec.DependsOn
+	case *helmv2.HelmRelease:
+		return d.Spec.DependsOn
+	}
+	return nil
 }
 
 func parse(line, ns string) (Ref, error) {

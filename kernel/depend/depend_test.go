@@ -85,6 +85,11 @@ func TestReady(t *testing.T) {
 	if !Ready(hr) {
 		t.Error("not ready")
 	}
+	hr.Name, hr.Namespace = "x", "n"
+	hr.Spec.DependsOn = meta.MakeDependsOn([]string{"db@true"})
+	if refs, err := Of(hr); err != nil || len(refs) != 1 || refs[0].Key.String() != "HelmRelease/n/db" || refs[0].ReadyExpr != "true" {
+		t.Errorf("dependencies of a HelmRelease: %v, %v", refs, err)
+	}
 	if ok, err := Evaluate(t.Context(), "dep.metadata.generation == 2 && self.metadata.name == 'k'", kustomization("k", ""), hr); !ok || err != nil {
 		t.Errorf("across kinds: %v, %v", ok, err)
 	}
