@@ -11,6 +11,7 @@ import (
 
 	helmv2 "github.com/fluxcd/helm-controller/api/v2"
 	kustomizev1 "github.com/fluxcd/kustomize-controller/api/v1"
+	"github.com/fluxcd/pkg/apis/meta"
 	"github.com/google/go-cmp/cmp"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -18,6 +19,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"headwater.dev/dev/kubetest"
+	"headwater.dev/dev/sealed"
 	"headwater.dev/kernel/apply"
 	"headwater.dev/kernel/manifest"
 )
@@ -200,4 +202,48 @@ func TestTreeKustomization(t *testing.T) {
 		t.Errorf("as data: %+v", b)
 	}
 	w.fails(3, "give its namespace with --namespace", "tree", "kustomization", "none", "-n", w.ns)
+}
+
+// TestDiffOfEncrypted: encrypted files are compared by what they hold, which is
+// not shown.
+func TestDiffOfEncrypted(t *testing.T) {
+	w := startFlux(t)
+	key, err := sealed.NewKey()
+	if err != nil {
+		t.Fatal(err)
+	}
+	seal := func(token string) string {
+		out, err := key.Encrypt("yaml", "apiVersion: v1\nkind: Secret\nmetadata:\n  name: s\nstringData:\n  token: "+token+"\n", "^stringData$")
+		if err != nil {
+			t.Fatal(err)
+		}
+		return out
+	}
+	root := tree(t, map[string]string{"s.yaml": seal("hunter21")})
+	spec := kustomizev1.KustomizationSpec{TargetNamespace: w.ns, Decryption: &kustomizev1.Decryption{Provider: "sops", SecretRef: &meta.LocalObjectReference{Name: "keys"}}}
+	w.put("apps", spec)
+	args := []string{"diff", "kustomization", "apps", "-n", w.ns, "--path", root}
+	if got := w.run(args...); got.code != 2 || !strings.Contains(got.err, "read the keys of spec.decryption") {
+		t.Errorf("without keys: exit code %d, %q", got.code, got.err)
+	}
+	if err := w.access.Client.Create(t.Context(), &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: w.ns, Name: "keys"}, StringData: map[string]string{"k.agekey": key.Private()}}); err != nil {
+		t.Fatal(err)
+	}
+	live := &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: w.ns, Name: "s", Labels: map[string]string{fluxGroup + "/name": "apps", fluxGroup + "/namespace": w.ns}}, StringData: map[string]string{"token": "hunter21"}}
+	if err := w.access.Client.Create(t.Context(), live); err != nil {
+		t.Fatal(err)
+	}
+	if got := w.run(args...); got.code != 0 || got.out != "" {
+		t.Errorf("the same: exit code %d, %s%s", got.code, got.out, got.err)
+	}
+	if err := os.WriteFile(filepath.Join(root, "s.yaml"), []byte(seal("hunter22")), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	want := "► Secret/" + w.ns + "/s drifted\n  data.token\n    - ***\n    + ***\n"
+	if got := w.run(args...); got.code != 1 || got.out != want {
+		t.Errorf("another value: exit code %d, %s%s", got.code, got.out, got.err)
+	}
+	if got := w.ok("build", "kustomization", "apps", "-n", w.ns, "--path", root); strings.Contains(got, "hunter22") || !strings.Contains(got, "ENC[") {
+		t.Errorf("build shows %s", got)
+	}
 }
