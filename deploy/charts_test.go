@@ -307,7 +307,8 @@ func TestProgramsKnowTheArguments(t *testing.T) {
 		cmd *cobra.Command
 	}{
 		"agent": {object[*appsv1.Deployment](t, mustRender(t, deploy.ChartAgent, identity()), "Deployment/headwater-agent").Spec.Template.Spec, agent.NewCommand()},
-		"extension": {object[*appsv1.Deployment](t, mustRender(t, deploy.ChartExtension, map[string]any{"multiTenancy": map[string]any{"enforce": false}}),
+		"extension": {object[*appsv1.Deployment](t, mustRender(t, deploy.ChartExtension, map[string]any{"multiTenancy": map[string]any{"enforce": false},
+			"detectDrift": true, "strictSubstitution": true}),
 			"Deployment/flux-controllers").Spec.Template.Spec, controller.NewCommand()},
 		"hub": {object[*appsv1.StatefulSet](t, mustRender(t, deploy.ChartHub, everything), "StatefulSet/r").Spec.Template.Spec, serve},
 	}

@@ -292,7 +292,7 @@ func (h clusters) patch(c *call) error {
 		if err != nil {
 			return err
 		}
-		for _, key := range []string{"distribution", "distributionVersion", "azureHybridBenefit"} {
+		for _, key := range []string{"distribution", "distributionVersion", "azureHybridBenefit", "gateway"} {
 			if v, ok := sent[key]; ok {
 				merged[key] = v
 			}
