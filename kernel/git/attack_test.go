@@ -12,6 +12,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"net/netip"
 	"runtime"
 	"strings"
 	"sync/atomic"
@@ -79,18 +80,13 @@ func TestA04RedirectNeverCarriesCredentials(t *testing.T) {
 	}
 }
 
-// TestA06AddressIsCheckedWhenDialled redirects to names and addresses inside,
-// without credentials: the address counts, whatever the name was.
+// TestA06AddressIsCheckedWhenDialled leads to services inside, by redirects and
+// as submodules do: the address counts, whatever the name was.
 func TestA06AddressIsCheckedWhenDialled(t *testing.T) {
 	inside := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { t.Error("a service inside was asked") }))
 	defer inside.Close()
 	for name, target := range map[string]string{
-		"a name of loopback": strings.Replace(inside.URL, "127.0.0.1", "localhost", 1),
-		"metadata service":   "http://169.254.169.254",
-		"private network":    "http://10.0.0.1",
-		"unspecified":        "http://0.0.0.0",
-		"IPv6 loopback":      "http://[::1]:1",
-		"mapped IPv4":        "http://[::ffff:169.254.169.254]",
+		"metadata service": "http://169.254.169.254", "unspecified": "http://0.0.0.0", "mapped IPv4": "http://[::ffff:169.254.169.254]",
 	} {
 		from := hostile(t, func(w http.ResponseWriter, r *http.Request) {
 			http.Redirect(w, r, target+r.URL.Path+"?"+r.URL.RawQuery, http.StatusFound)
@@ -98,17 +94,69 @@ func TestA06AddressIsCheckedWhenDialled(t *testing.T) {
 		if err, _ := try(t, from, Credentials{}, 10*time.Second); !errors.Is(err, ErrAddress) {
 			t.Errorf("%s: %v", name, err)
 		}
-	}
-	if err, _ := try(t, "http://169.254.169.254/latest", Credentials{}, 10*time.Second); !errors.Is(err, ErrAddress) {
-		t.Errorf("the metadata service itself: %v", err)
-	}
-	if err, _ := try(t, inside.URL+"/x", Credentials{PublicOnly: true}, 10*time.Second); !errors.Is(err, ErrAddress) {
-		t.Errorf("a submodule inside: %v", err)
+		if err, _ := try(t, target+"/latest", Credentials{}, 10*time.Second); !errors.Is(err, ErrAddress) {
+			t.Errorf("%s itself: %v", name, err)
+		}
 	}
 	f := serve(t, false)
-	c := Credentials{Identity: f.keys["ed25519"], KnownHosts: []byte(f.KnownHosts()), PublicOnly: true}
-	if err, _ := try(t, f.SSHURL("public"), c, 10*time.Second); !errors.Is(err, ErrAddress) {
-		t.Errorf("a submodule inside over SSH: %v", err)
+	key := Credentials{Identity: f.keys["ed25519"], KnownHosts: []byte(f.KnownHosts())}
+	for _, limit := range []reach{public, private} {
+		for _, raw := range []string{inside.URL + "/x", strings.Replace(inside.URL, "127.0.0.1", "localhost", 1) + "/x", f.SSHURL("public")} {
+			c := key
+			c.limit = limit
+			if err, _ := try(t, raw, c, 10*time.Second); !errors.Is(err, ErrAddress) {
+				t.Errorf("%s with limit %d: %v", raw, limit, err)
+			}
+		}
+	}
+}
+
+// TestA06Reach is about who may lead to what.
+func TestA06Reach(t *testing.T) {
+	for _, c := range []struct {
+		from, to string
+		want     bool
+	}{
+		{"8.8.8.8", "1.1.1.1", true}, {"8.8.8.8", "10.0.0.1", false}, {"8.8.8.8", "127.0.0.1", false}, {"8.8.8.8", "::1", false},
+		{"8.8.8.8", "fd12::1", false}, {"8.8.8.8", "169.254.169.254", false}, {"8.8.8.8", "::ffff:10.0.0.1", false},
+		{"10.0.0.1", "192.168.1.1", true}, {"10.0.0.1", "8.8.8.8", true}, {"10.0.0.1", "127.0.0.1", false}, {"10.0.0.1", "fe80::1", false},
+		{"127.0.0.1", "::1", true}, {"127.0.0.1", "169.254.169.254", false}, {"127.0.0.1", "fd00:ec2::254", false}, {"127.0.0.1", "0.0.0.0", false},
+	} {
+		var s seen
+		s.closest.Store(int32(reachOf(netip.MustParseAddr(c.from))))
+		if got := s.elsewhere().admits(netip.MustParseAddr(c.to)); got != c.want {
+			t.Errorf("from %s to %s: %v", c.from, c.to, got)
+		}
+	}
+	// A name that led to a public address first cannot lead inside then.
+	f := serve(t, false)
+	rebound, err := NewRemote(f.URL("public"), Credentials{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	rebound.seen.closest.Store(int32(public))
+	if _, err := rebound.open(t.Context()); !errors.Is(err, ErrAddress) {
+		t.Errorf("DNS rebinding: %v", err)
+	}
+	// Where a server was never seen, as behind a proxy, it counts as public. A
+	// submodule's server leads no closer than its repository's.
+	r, err := NewRemote("https://example.com/x", Credentials{Username: "u", Password: password})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if c := r.For("https://other.example.com/y"); c.limit != public || c.Password != "" {
+		t.Errorf("limit %d", c.limit)
+	}
+	r.seen.closest.Store(int32(private))
+	m, err := NewRemote("https://other.example.com/y", r.For("https://other.example.com/y"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	m.seen.closest.Store(int32(loopback))
+	for _, raw := range []string{"https://third.example.com/z", "https://other.example.com:1/y", "https://other.example.com/z"} {
+		if c := m.For(raw); c.limit != private {
+			t.Errorf("%s: limit %d", raw, c.limit)
+		}
 	}
 }
 

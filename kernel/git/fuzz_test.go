@@ -105,7 +105,7 @@ func FuzzKnownHosts(f *testing.F) {
 	u := &url.URL{Scheme: "ssh", Host: "github.com", Path: "/x"}
 	identity := []byte("-----BEGIN PRIVATE KEY-----\nMC4CAQAwBQYDK2VwBCIEIAABAgMEBQYHCAkKCwwNDg8QERITFBUWFxgZGhscHR4f\n-----END PRIVATE KEY-----\n")
 	f.Fuzz(func(t *testing.T, known []byte) {
-		d, err := newSSHDialer(u, Credentials{Identity: identity, KnownHosts: known})
+		d, err := newSSHDialer(u, Credentials{Identity: identity, KnownHosts: known}, &seen{})
 		if err != nil {
 			return
 		}

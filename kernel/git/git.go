@@ -37,7 +37,7 @@ var (
 	// ErrInvalid says that something given by the user can never work.
 	ErrInvalid = errors.New("invalid")
 	// ErrAddress says that a server's address may not be connected to.
-	ErrAddress = errors.New("the address of the server is refused: link-local addresses always are, and private ones where a redirect or a submodule leads to another host")
+	ErrAddress = errors.New("the address of the server is refused: link-local addresses always are, and private ones where a server on the Internet leads to them by a redirect or a submodule")
 	// ErrProtocol says that the server broke the protocol or exceeded a limit.
 	ErrProtocol = errors.New("bad answer from the Git server")
 	// ErrDamaged says that a mirror lacks or cannot read an object; Reset it
@@ -131,21 +131,22 @@ type Credentials struct {
 	// Proxy is an HTTP or SOCKS5 proxy, with its user information. Nil means
 	// the environment's for HTTP and none for SSH.
 	Proxy *url.URL
-	// PublicOnly refuses servers whose addresses are not public: for URLs that
-	// come out of a repository rather than from its owner.
-	PublicOnly bool
+	// limit is for URLs that come out of a repository rather than from its
+	// owner: how close to us the server may be. Zero means anywhere.
+	limit reach
 }
 
 // For gives the part of the credentials that may be used for another URL that a
 // repository names: all of them on the same server, and on others none but the
-// way through the proxy.
+// way through the proxy. Another server may be no closer to us than this one is,
+// so that a repository on the Internet cannot make us ask services inside.
 func (r *Remote) For(other string) Credentials {
-	u, err := parseURL(other)
-	if err == nil && u.Scheme == r.url.Scheme && strings.EqualFold(u.Host, r.url.Host) {
-		return r.creds
+	c := Credentials{Proxy: r.creds.Proxy}
+	if u, err := parseURL(other); err == nil && u.Scheme == r.url.Scheme && strings.EqualFold(u.Host, r.url.Host) {
+		c = r.creds
 	}
-	public := r.creds.PublicOnly || err != nil || !strings.EqualFold(u.Hostname(), r.url.Hostname())
-	return Credentials{Proxy: r.creds.Proxy, PublicOnly: public}
+	c.limit = r.creds.limit.and(r.seen.elsewhere())
+	return c
 }
 
 // identity tells credentials apart without revealing them.
@@ -170,6 +171,7 @@ func (c Credentials) identity() [32]byte {
 type Remote struct {
 	url    *url.URL // without user info
 	user   string   // of SSH
+	seen   *seen
 	creds  Credentials
 	client *http.Client
 	ssh    *sshDialer
@@ -182,9 +184,9 @@ func NewRemote(raw string, c Credentials) (*Remote, error) {
 	if err != nil {
 		return nil, err
 	}
-	r := &Remote{creds: c}
+	r := &Remote{creds: c, seen: &seen{}}
 	if u.Scheme == "ssh" {
-		if r.ssh, err = newSSHDialer(u, c); err != nil {
+		if r.ssh, err = newSSHDialer(u, c, r.seen); err != nil {
 			return nil, err
 		}
 		r.user = u.User.Username()
@@ -192,7 +194,7 @@ func NewRemote(raw string, c Credentials) (*Remote, error) {
 		if password, ok := u.User.Password(); ok && c.Username == "" && c.BearerToken == "" {
 			r.creds.Username, r.creds.Password = u.User.Username(), password
 		}
-		if r.client, err = newHTTPClient(u, r.creds); err != nil {
+		if r.client, err = newHTTPClient(u, r.creds, r.seen); err != nil {
 			return nil, err
 		}
 	}

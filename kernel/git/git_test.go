@@ -201,7 +201,7 @@ func speaking(f *fixture, version string) http.Handler {
 
 func trusting(f *fixture) http.RoundTripper {
 	u, _ := url.Parse(f.BaseURL())
-	c, err := newHTTPClient(u, Credentials{CA: f.Authority().PEM()})
+	c, err := newHTTPClient(u, Credentials{CA: f.Authority().PEM()}, &seen{})
 	if err != nil {
 		f.t.Fatal(err)
 	}

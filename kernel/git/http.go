@@ -14,16 +14,17 @@ import (
 	"net/url"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"time"
 )
 
 // newHTTPClient makes a client for one remote. Redirects are followed by
 // httpWire, under its own rules.
-func newHTTPClient(u *url.URL, c Credentials) (*http.Client, error) {
+func newHTTPClient(u *url.URL, c Credentials, own *seen) (*http.Client, error) {
 	t := &http.Transport{
 		Proxy:                 http.ProxyFromEnvironment,
-		DialContext:           dialHTTP(u, c),
+		DialContext:           dialHTTP(u, c, own),
 		TLSHandshakeTimeout:   15 * time.Second,
 		MaxIdleConns:          2,
 		IdleConnTimeout:       30 * time.Second,
@@ -57,36 +58,88 @@ func newHTTPClient(u *url.URL, c Credentials) (*http.Client, error) {
 }
 
 // dialHTTP dials the server that the user named, or the proxy. Another host is
-// where a redirect leads: it must have a public address.
-func dialHTTP(u *url.URL, c Credentials) func(context.Context, string, string) (net.Conn, error) {
-	named := map[string]bool{strings.ToLower(u.Hostname()): !c.PublicOnly}
-	proxy, err := http.ProxyFromEnvironment(&http.Request{URL: u})
+// where a redirect leads: it may be no closer than the server.
+func dialHTTP(u *url.URL, c Credentials, own *seen) func(context.Context, string, string) (net.Conn, error) {
+	via, err := http.ProxyFromEnvironment(&http.Request{URL: u})
 	if c.Proxy != nil {
-		proxy, err = c.Proxy, nil
-	}
-	if err == nil && proxy != nil {
-		named[strings.ToLower(proxy.Hostname())] = true
+		via, err = c.Proxy, nil
 	}
 	return func(ctx context.Context, network, address string) (net.Conn, error) {
-		host, _, err := net.SplitHostPort(address)
-		if err != nil {
-			return nil, err
+		host, _, splitErr := net.SplitHostPort(address)
+		switch {
+		case splitErr != nil:
+			return nil, splitErr
+		case err == nil && via != nil && strings.EqualFold(host, via.Hostname()):
+			return dialer(0).DialContext(ctx, network, address)
+		case strings.EqualFold(host, u.Hostname()):
+			return own.dial(ctx, network, address, c.limit)
 		}
-		return dialer(!named[strings.ToLower(host)]).DialContext(ctx, network, address)
+		return dialer(c.limit.and(own.elsewhere())).DialContext(ctx, network, address)
 	}
 }
 
-// dialer refuses addresses that nobody serves Git at, and those that are not
-// public where that is asked for. It looks at the address that is dialled, after
-// the name was resolved, so that no name can change in between.
-func dialer(public bool) *net.Dialer {
+// reach orders addresses by how close to this process they are. Zero is no
+// address.
+type reach int32
+
+const (
+	public reach = iota + 1
+	private
+	loopback
+	never // link-local, with the metadata services of clouds; multicast; unspecified
+)
+
+func reachOf(a netip.Addr) reach {
+	switch a = a.Unmap(); {
+	case a.IsLoopback():
+		return loopback
+	case !a.IsGlobalUnicast() || a == netip.AddrFrom16([16]byte{0: 0xfd, 2: 0x0e, 3: 0xc2, 14: 0x02, 15: 0x54}):
+		return never
+	case a.IsPrivate():
+		return private
+	}
+	return public
+}
+
+// admits reports whether an address is within a limit.
+func (r reach) admits(a netip.Addr) bool {
+	at := reachOf(a)
+	return at != never && (r == 0 || at <= r)
+}
+
+// and gives the narrower limit.
+func (r reach) and(other reach) reach {
+	if r == 0 || other == 0 {
+		return max(r, other)
+	}
+	return min(r, other)
+}
+
+// seen is where a server was found: how close its addresses were.
+type seen struct{ closest atomic.Int32 }
+
+// elsewhere is the limit for where the server leads.
+func (s *seen) elsewhere() reach { return max(reach(s.closest.Load()), public) }
+
+// dial connects to the server itself, which cannot come closer than it was found
+// at first.
+func (s *seen) dial(ctx context.Context, network, address string, limit reach) (net.Conn, error) {
+	conn, err := dialer(limit.and(reach(s.closest.Load()))).DialContext(ctx, network, address)
+	if err != nil {
+		return nil, err
+	}
+	if ap, err := netip.ParseAddrPort(conn.RemoteAddr().String()); err == nil {
+		s.closest.CompareAndSwap(0, int32(reachOf(ap.Addr())))
+	}
+	return conn, nil
+}
+
+// dialer connects within a limit. It looks at what is dialled, after the name was
+// resolved, so that no name can change in between.
+func dialer(limit reach) *net.Dialer {
 	return &net.Dialer{Timeout: 15 * time.Second, KeepAlive: 30 * time.Second, Control: func(_, address string, _ syscall.RawConn) error {
 		ap, err := netip.ParseAddrPort(address)
-		if err != nil {
-			return ErrAddress
-		}
-		a := ap.Addr().Unmap()
-		if a.IsLinkLocalUnicast() || a.IsMulticast() || a.IsUnspecified() || public && (!a.IsGlobalUnicast() || a.IsPrivate()) {
+		if err != nil || !limit.admits(ap.Addr()) {
 			return ErrAddress
 		}
 		return nil

@@ -26,10 +26,11 @@ type sshDialer struct {
 	address string
 	config  *ssh.ClientConfig
 	proxy   *url.URL
-	public  bool
+	limit   reach
+	seen    *seen
 }
 
-func newSSHDialer(u *url.URL, c Credentials) (*sshDialer, error) {
+func newSSHDialer(u *url.URL, c Credentials, own *seen) (*sshDialer, error) {
 	if len(bytes.TrimSpace(c.Identity)) == 0 {
 		return nil, fmt.Errorf("%w SSH credentials: no private key (identity)", ErrInvalid)
 	}
@@ -52,7 +53,7 @@ func newSSHDialer(u *url.URL, c Credentials) (*sshDialer, error) {
 	if user == "" {
 		user = "git"
 	}
-	d := &sshDialer{address: net.JoinHostPort(u.Hostname(), port), proxy: c.Proxy, public: c.PublicOnly}
+	d := &sshDialer{address: net.JoinHostPort(u.Hostname(), port), proxy: c.Proxy, limit: c.limit, seen: own}
 	d.config = &ssh.ClientConfig{
 		User:              user,
 		Auth:              []ssh.AuthMethod{ssh.PublicKeys(signer)},
@@ -133,7 +134,7 @@ func (d *sshDialer) dial(ctx context.Context, path string) (wire, error) {
 // connect reaches the server, through the proxy if there is one.
 func (d *sshDialer) connect(ctx context.Context) (net.Conn, error) {
 	if d.proxy == nil {
-		return dialer(d.public).DialContext(ctx, "tcp", d.address)
+		return d.seen.dial(ctx, "tcp", d.address, d.limit)
 	}
 	via := proxyAddress(d.proxy)
 	if d.proxy.Scheme == "socks5" {
@@ -142,7 +143,7 @@ func (d *sshDialer) connect(ctx context.Context) (net.Conn, error) {
 			password, _ := u.Password()
 			auth = &proxy.Auth{User: u.Username(), Password: password}
 		}
-		socks, err := proxy.SOCKS5("tcp", via, auth, dialer(false))
+		socks, err := proxy.SOCKS5("tcp", via, auth, dialer(0))
 		if err != nil {
 			return nil, fmt.Errorf("proxy: %w", err)
 		}
@@ -152,7 +153,7 @@ func (d *sshDialer) connect(ctx context.Context) (net.Conn, error) {
 		}
 		return conn, nil
 	}
-	conn, err := dialer(false).DialContext(ctx, "tcp", via)
+	conn, err := dialer(0).DialContext(ctx, "tcp", via)
 	if err != nil {
 		return nil, fmt.Errorf("proxy: %w", err)
 	}
