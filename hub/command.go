@@ -64,7 +64,7 @@ The first start makes a certificate authority (ca.crt), an administrator
 	f.StringVar(&c.EtcdCA, "etcd-ca", "", "PEM file with the authority of the external etcd")
 	f.StringVar(&c.EtcdCert, "etcd-cert", "", "PEM file with the client certificate for the external etcd")
 	f.StringVar(&c.EtcdKey, "etcd-key", "", "PEM file with the key of --etcd-cert")
-	f.StringVar(&c.KeeperURL, "kms-url", "", "key that wraps protected settings, as a gocloud.dev/secrets URL (default a file in the data directory)")
+	f.StringArrayVar(&c.KeeperURLs, "kms-url", nil, "key that wraps protected settings, as a gocloud.dev/secrets URL (awskms, azurekeyvault, gcpkms, hashivault); repeat for former keys, which unwrap only (default the file vault.key in the data directory)")
 	f.StringVar(&c.MetricsListen, "metrics-listen", "127.0.0.1:0", "address of /metrics, plain HTTP; empty for none")
 	f.BoolVar(&c.Profiling, "profiling", false, "serve profiles at /debug/pprof/ of --metrics-listen")
 	f.StringVar(&c.TenantID, "tenant-id", "", "id of the tenant (default generated at the first start)")

@@ -96,6 +96,7 @@ type fake struct {
 	session  string
 	token    string
 	sequence int64
+	now      func() time.Time // time.Now when nil
 
 	mu      sync.Mutex
 	secrets map[string]string // what it was given, by resource name and setting
@@ -120,17 +121,19 @@ func (f *fake) secret(name string) string {
 	return f.secrets[name]
 }
 
-// run works until the test ends.
-func (f *fake) run(t *testing.T) {
+// run works until the test ends, or until what it returns is called.
+func (f *fake) run(t *testing.T) func() {
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() { done <- f.loop(ctx) }()
-	t.Cleanup(func() {
+	stop := sync.OnceFunc(func() {
 		cancel()
 		if err := <-done; err != nil {
 			t.Errorf("agent: %v", err)
 		}
 	})
+	t.Cleanup(stop)
+	return stop
 }
 
 func (f *fake) loop(ctx context.Context) error {
@@ -151,6 +154,9 @@ func (f *fake) loop(ctx context.Context) error {
 
 func (f *fake) login(ctx context.Context) error {
 	now := time.Now()
+	if f.now != nil {
+		now = f.now()
+	}
 	assertion, err := jwt.NewWithClaims(jwt.SigningMethodRS256, jwt.RegisteredClaims{Issuer: f.cluster, Subject: f.cluster, ID: uuid.NewString(),
 		Audience: jwt.ClaimStrings{f.hub.URL() + link.PathToken}, IssuedAt: jwt.NewNumericDate(now), ExpiresAt: jwt.NewNumericDate(now.Add(time.Minute))}).SignedString(f.key)
 	if err != nil {

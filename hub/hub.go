@@ -51,8 +51,9 @@ type Config struct {
 	EtcdEndpoints []string
 	// EtcdCA, EtcdCert and EtcdKey are PEM files for an external etcd over TLS.
 	EtcdCA, EtcdCert, EtcdKey string
-	// KeeperURL names the vault's key in a key service; a local file when empty.
-	KeeperURL string
+	// KeeperURLs name the vault's keys in key services, the one that wraps first;
+	// a local file when empty.
+	KeeperURLs []string
 	// MetricsListen is the address of /metrics, plain HTTP; none when empty.
 	MetricsListen string
 	// Profiling also serves /debug/pprof/ there.
@@ -90,6 +91,7 @@ type Hub struct {
 	metrics  net.Listener
 	store    *etcd.Store
 	auth     *auth.Auth
+	vault    *vault.Vault
 	gateway  *gateway.Gateway
 	limiter  *limit.Limiter
 	activity *activity.Log
@@ -195,11 +197,8 @@ func (h *Hub) open(ctx context.Context) (err error) {
 // directory's endpoints are its own, the rest is the users' door.
 func (h *Hub) doors(ctx context.Context) (http.Handler, error) {
 	c := h.config
-	keys := vault.Config{Store: h.store, KeeperURL: c.KeeperURL, Clock: c.Clock, Logger: h.log}
-	if c.KeeperURL == "" {
-		keys.KeyFile = filepath.Join(c.DataDir, "vault.key")
-	}
-	v, err := vault.New(ctx, keys)
+	v, err := vault.New(ctx, vault.Config{Store: h.store, KeyFile: filepath.Join(c.DataDir, "vault.key"), KeeperURLs: c.KeeperURLs,
+		Clock: c.Clock, Logger: h.log})
 	if err != nil {
 		return nil, err
 	}
@@ -207,6 +206,7 @@ func (h *Hub) doors(ctx context.Context) (http.Handler, error) {
 	if err != nil {
 		return nil, err
 	}
+	h.vault = v
 	h.auth, err = auth.New(ctx, auth.Config{Store: h.store, Dir: c.DataDir, ExternalURL: h.url, TenantID: c.TenantID,
 		SubscriptionID: c.SubscriptionID, Issuers: issuers, Clock: c.Clock, Logger: h.log})
 	if err != nil {
@@ -264,6 +264,7 @@ func (h *Hub) Run(ctx context.Context) error {
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return ignoreClosed(h.server.Serve(newGreeter(h.listener, h.server.TLSConfig))) })
 	group.Go(func() error { return h.gateway.Run(ctx) })
+	group.Go(func() error { return h.vault.Run(ctx) })
 	group.Go(func() error { return h.activity.Run(ctx) })
 	group.Go(func() error {
 		select {

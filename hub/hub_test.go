@@ -99,7 +99,7 @@ func TestStartRefuses(t *testing.T) {
 		"port taken":     {Config{DataDir: t.TempDir(), Listen: taken.Addr().String()}, "address already in use"},
 		"plain HTTP":     {Config{DataDir: t.TempDir(), ExternalURL: "http://hub.example"}, "https://"},
 		"no certificate": {Config{DataDir: t.TempDir(), TLSCert: "/nowhere.crt", TLSKey: "/nowhere.key"}, "nowhere.crt"},
-		"keeper":         {Config{DataDir: t.TempDir(), KeeperURL: "nothing://"}, "nothing"},
+		"keeper":         {Config{DataDir: t.TempDir(), KeeperURLs: []string{"nothing://"}}, "nothing"},
 	}
 	for name, tc := range tests {
 		t.Run(name, func(t *testing.T) {

@@ -342,9 +342,9 @@ func (h child[P]) commit(c *call, w wish, was entry[P], d resource.Desired[P]) (
 			return was, err
 		}
 	}
-	if w.given && len(w.secrets) == 0 && was.ProtectedVersion != "" {
-		// What was cleared, and no more: another request may have kept newer
-		// settings by now.
+	if w.given && was.ProtectedVersion != "" {
+		// What was replaced or cleared, and no more: another request may have kept
+		// newer settings by now.
 		err = h.server.vault.Forget(c.ctx(), key, was.ProtectedVersion)
 	}
 	return now, err

@@ -11,7 +11,11 @@ import (
 	"strings"
 
 	"gocloud.dev/secrets"
-	"gocloud.dev/secrets/localsecrets"
+	_ "gocloud.dev/secrets/awskms"        // awskms://
+	_ "gocloud.dev/secrets/azurekeyvault" // azurekeyvault://
+	_ "gocloud.dev/secrets/gcpkms"        // gcpkms://
+	_ "gocloud.dev/secrets/hashivault"    // hashivault://
+	"gocloud.dev/secrets/localsecrets"    // base64key://
 
 	"headwater.dev/hub/store"
 )
@@ -28,20 +32,31 @@ var errNoKey = errors.New("none of the hub's keys opens it: was the key file rep
 // digestRecord holds the wrapped key of Digest.
 const digestRecord = "/vault-keys/digest"
 
+// openKeepers opens all keys; the first wraps. A key file beside key services is
+// what they take over from: it is read when it is there.
 func openKeepers(ctx context.Context, c Config) ([]keeper, error) {
+	var keepers []keeper
+	for _, url := range c.KeeperURLs {
+		k, err := secrets.OpenKeeper(ctx, url)
+		if err != nil {
+			// The URL itself may hold a key.
+			scheme, _, _ := strings.Cut(url, ":")
+			return nil, fmt.Errorf("open the key service %q: the URL is malformed, its credentials are missing or this build has no driver for it; "+
+				"there are awskms, azurekeyvault, gcpkms, hashivault and base64key", scheme)
+		}
+		keepers = append(keepers, k)
+	}
 	switch {
-	case (c.KeyFile == "") == (c.KeeperURL == ""):
-		return nil, errors.New("give either a key file or the URL of a key")
-	case c.KeeperURL == "":
-		return fileKeepers(c.KeyFile)
+	case c.KeyFile == "" && len(keepers) == 0:
+		return nil, errors.New("give a key file or the URL of a key")
+	case c.KeyFile == "":
+		return keepers, nil
 	}
-	k, err := secrets.OpenKeeper(ctx, c.KeeperURL)
-	if err != nil {
-		// The URL itself may hold a key.
-		scheme, _, _ := strings.Cut(c.KeeperURL, ":")
-		return nil, fmt.Errorf("open the key service %q: the URL is malformed or this build has no driver for it", scheme)
+	if _, err := os.Stat(c.KeyFile); len(keepers) > 0 && errors.Is(err, os.ErrNotExist) {
+		return keepers, nil
 	}
-	return []keeper{k}, nil
+	local, err := fileKeepers(c.KeyFile)
+	return append(keepers, local...), err
 }
 
 // fileKeepers reads the key file, making it when missing.
@@ -99,7 +114,7 @@ func makeKeyFile(path string) ([]byte, error) {
 
 // wrap encrypts with the first key.
 func (v *Vault) wrap(ctx context.Context, plain []byte) ([]byte, error) {
-	box, err := v.keepers[0].Encrypt(ctx, plain)
+	box, err := v.keys()[0].Encrypt(ctx, plain)
 	if err != nil {
 		return nil, fmt.Errorf("wrap with the hub's key: %w", err)
 	}
@@ -108,7 +123,7 @@ func (v *Vault) wrap(ctx context.Context, plain []byte) ([]byte, error) {
 
 // unwrap decrypts with whichever key fits and tells whether that was the first.
 func (v *Vault) unwrap(ctx context.Context, box []byte) (plain []byte, newest bool, err error) {
-	for i, k := range v.keepers {
+	for i, k := range v.keys() {
 		if plain, err := k.Decrypt(ctx, box); err == nil {
 			return plain, i == 0, nil
 		}

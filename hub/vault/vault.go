@@ -22,6 +22,7 @@ import (
 	"io"
 	"log/slog"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/google/uuid"
@@ -52,12 +53,12 @@ type Config struct {
 	// Store holds the entries, wrapped, below /vault/.
 	Store store.Store
 	// KeyFile holds the hub's keys, one base64 key of 32 bytes a line. The first
-	// wraps, all unwrap: to rotate, put a new one first and drop the old one 48
-	// hours later. It is made, mode 0600, when missing. Replicas share it.
+	// wraps, all unwrap: to rotate, put a new one first in the files of all
+	// replicas; see Run. It is made, mode 0600, when missing. Replicas share it.
 	KeyFile string
-	// KeeperURL, when set, names the key in a key service instead of KeyFile, as
-	// gocloud.dev/secrets understands it.
-	KeeperURL string
+	// KeeperURLs name keys in key services, as gocloud.dev/secrets understands
+	// them. The first wraps, the others and those of KeyFile unwrap.
+	KeeperURLs []string
 	// Clock is time.Now when nil.
 	Clock func() time.Time
 	// Logger may be nil. Nothing secret reaches it.
@@ -67,7 +68,8 @@ type Config struct {
 // Vault keeps protected settings. Use it from any number of goroutines.
 type Vault struct {
 	store   store.Store
-	keepers []keeper
+	config  Config
+	keepers atomic.Pointer[[]keeper]
 	digest  []byte
 	clock   func() time.Time
 	log     *slog.Logger
@@ -92,17 +94,18 @@ type content struct {
 
 // New opens the vault.
 func New(ctx context.Context, c Config) (*Vault, error) {
-	v := &Vault{store: c.Store, clock: c.Clock, log: c.Logger}
+	v := &Vault{config: c, store: c.Store, clock: c.Clock, log: c.Logger}
 	if v.clock == nil {
 		v.clock = time.Now
 	}
 	if v.log == nil {
 		v.log = slog.New(slog.NewTextHandler(io.Discard, nil))
 	}
-	var err error
-	if v.keepers, err = openKeepers(ctx, c); err != nil {
+	keepers, err := openKeepers(ctx, c)
+	if err != nil {
 		return nil, fmt.Errorf("open vault: %w", err)
 	}
+	v.keepers.Store(&keepers)
 	if v.digest, err = v.digestKey(ctx); err != nil {
 		return nil, fmt.Errorf("open vault: %w", err)
 	}

@@ -22,6 +22,7 @@ import (
 	"filippo.io/age"
 	"filippo.io/age/agessh"
 	"github.com/google/go-cmp/cmp"
+	"gocloud.dev/secrets"
 
 	"headwater.dev/hub/store"
 	"headwater.dev/hub/store/etcd"
@@ -42,7 +43,7 @@ func newKey(t *testing.T) *rsa.PrivateKey {
 
 func open(t *testing.T, c vault.Config) *vault.Vault {
 	t.Helper()
-	if c.KeyFile == "" && c.KeeperURL == "" {
+	if c.KeyFile == "" && len(c.KeeperURLs) == 0 {
 		c.KeyFile = filepath.Join(t.TempDir(), "vault.key")
 	}
 	v, err := vault.New(t.Context(), c)
@@ -261,12 +262,92 @@ func TestKeyFile(t *testing.T) {
 	}
 }
 
+// TestRotation is a new key beside the old one: nothing is ever out of reach, and
+// after a look at the file the old key is not needed any more.
+func TestRotation(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		cluster := newKey(t)
+		s, file := memory.New(), filepath.Join(t.TempDir(), "vault.key")
+		v := open(t, vault.Config{Store: s, KeyFile: file})
+		version := keep(t, v, map[string]string{"k": "v"}, &cluster.PublicKey)
+		digest := v.Digest(id, map[string]string{"k": "v"})
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan error, 1)
+		go func() { done <- v.Run(ctx) }()
+		synctest.Wait()
+
+		old, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		fresh := base64.StdEncoding.EncodeToString(bytes.Repeat([]byte{7}, 32)) + "\n"
+		if err := os.WriteFile(file, []byte("!!!"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(time.Minute) // simulated
+		if _, err := v.Release(t.Context(), id, version, &cluster.PublicKey); err != nil {
+			t.Errorf("with a damaged file: %v", err)
+		}
+		if err := os.WriteFile(file, []byte(fresh+string(old)), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(time.Minute)
+		if err := os.WriteFile(file, []byte(fresh), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		other := open(t, vault.Config{Store: s, KeyFile: file}) // a replica without the old key
+		sealed, err := other.Release(t.Context(), id, version, &cluster.PublicKey)
+		if err != nil || unseal(t, sealed, cluster)["k"] != "v" {
+			t.Errorf("without the old key: %v", err)
+		}
+		if other.Digest(id, map[string]string{"k": "v"}) != digest {
+			t.Error("the digest changed with the rotation")
+		}
+		time.Sleep(vault.Life - 3*time.Minute)
+		if _, err := other.Release(t.Context(), id, version, &cluster.PublicKey); err != nil {
+			t.Errorf("shortly before its end: %v", err)
+		}
+		time.Sleep(3 * time.Minute)
+		if _, err := other.Release(t.Context(), id, version, &cluster.PublicKey); !errors.Is(err, vault.ErrGone) {
+			t.Errorf("wrapping anew made its life longer: %v", err)
+		}
+		cancel()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+// TestFromFileToKeyService takes over what the file's key has wrapped.
+func TestFromFileToKeyService(t *testing.T) {
+	cluster := newKey(t)
+	s, file := memory.New(), filepath.Join(t.TempDir(), "vault.key")
+	version := keep(t, open(t, vault.Config{Store: s, KeyFile: file}), map[string]string{"k": "v"}, nil)
+	service := []string{"base64key://" + base64.URLEncoding.EncodeToString(bytes.Repeat([]byte{9}, 32))}
+	both := open(t, vault.Config{Store: s, KeyFile: file, KeeperURLs: service})
+	if n, err := both.Rewrap(t.Context()); err != nil || n != 1 {
+		t.Errorf("wrapped %d entries anew: %v", n, err)
+	}
+	alone := open(t, vault.Config{Store: s, KeeperURLs: service})
+	if _, err := alone.Release(t.Context(), id, version, &cluster.PublicKey); err != nil {
+		t.Errorf("without the file: %v", err)
+	}
+}
+
+func TestKeyServicesHaveDrivers(t *testing.T) {
+	for _, scheme := range []string{"awskms", "azurekeyvault", "gcpkms", "hashivault", "base64key"} {
+		if !secrets.DefaultURLMux().ValidKeeperScheme(scheme) {
+			t.Errorf("no driver for %s", scheme)
+		}
+	}
+}
+
 func TestKeeperURL(t *testing.T) {
-	_, err := vault.New(t.Context(), vault.Config{Store: memory.New(), KeeperURL: "nokms://host/canary-in-url"})
+	_, err := vault.New(t.Context(), vault.Config{Store: memory.New(), KeeperURLs: []string{"nokms://host/canary-in-url"}})
 	if err == nil || strings.Contains(err.Error(), "canary") {
 		t.Errorf("a URL without a driver: %v", err)
 	}
-	v := open(t, vault.Config{Store: memory.New(), KeeperURL: "base64key://" + base64.URLEncoding.EncodeToString(bytes.Repeat([]byte{7}, 32))})
+	v := open(t, vault.Config{Store: memory.New(), KeeperURLs: []string{"base64key://" + base64.URLEncoding.EncodeToString(bytes.Repeat([]byte{7}, 32))}})
 	keep(t, v, map[string]string{"k": "v"}, nil)
 }
 

@@ -1,0 +1,117 @@
+package vault
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"time"
+
+	"headwater.dev/hub/store"
+)
+
+// lookEvery is how often the key file is looked at.
+const lookEvery = 15 * time.Second
+
+// family is where all entries lie.
+const family = "/vault/"
+
+// keys are those in use, the one that wraps first.
+func (v *Vault) keys() []keeper { return *v.keepers.Load() }
+
+// Run keeps to the keys that are given until ctx ends, and returns nil then. When
+// the key file has changed it is read again, and what former keys have wrapped is
+// wrapped anew, so that they can be dropped at once rather than after 48 hours;
+// the log says when. A file that cannot be read changes nothing.
+func (v *Vault) Run(ctx context.Context) error {
+	tick := time.NewTicker(lookEvery)
+	defer tick.Stop()
+	stamp, wrapped := v.stamp(), false
+	for {
+		if now := v.stamp(); now != stamp {
+			keepers, err := openKeepers(ctx, v.config)
+			if err == nil {
+				v.keepers.Store(&keepers)
+				stamp, wrapped = now, false
+				v.log.Info("the vault's keys were read again", "keys", len(keepers))
+			} else {
+				v.log.Error("the vault's keys cannot be read: the former ones stay in use", "error", err)
+			}
+		}
+		if !wrapped {
+			n, err := v.Rewrap(ctx)
+			wrapped = err == nil
+			switch {
+			case err != nil && ctx.Err() == nil:
+				v.log.Error("not everything is wrapped with the newest key", "error", err)
+			case n > 0:
+				v.log.Info("everything is wrapped with the newest key: former ones can be dropped when all replicas have it", "entries", n)
+			}
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+		}
+	}
+}
+
+// stamp tells versions of the key file apart.
+func (v *Vault) stamp() [2]int64 {
+	info, err := os.Stat(v.config.KeyFile)
+	if err != nil {
+		return [2]int64{}
+	}
+	return [2]int64{info.ModTime().UnixNano(), info.Size()}
+}
+
+// Rewrap wraps with the newest key whatever a former one has wrapped, and returns
+// how many entries that were. Their lives stay as long as they were. Entries that
+// no key opens are left to their end.
+func (v *Vault) Rewrap(ctx context.Context) (int, error) {
+	count, lost := 0, 0
+	_, err := store.Each(ctx, v.store, family, func(r store.Record) error {
+		done, err := v.rewrap(ctx, r)
+		switch {
+		case errors.Is(err, errNoKey):
+			lost++
+			return nil
+		case errors.Is(err, store.ErrConflict), errors.Is(err, store.ErrNotFound):
+			return nil // it was replaced, by the newest key, or forgotten
+		case err != nil:
+			return fmt.Errorf("wrap an entry anew: %w", err)
+		case done:
+			count++
+		}
+		return nil
+	})
+	if lost > 0 {
+		v.log.Warn("none of the keys opens some entries: they stay until their end", "entries", lost)
+	}
+	if err == nil {
+		_, err = v.digestKey(ctx) // wraps it anew, too
+	}
+	return count, err
+}
+
+func (v *Vault) rewrap(ctx context.Context, r store.Record) (bool, error) {
+	var e entry
+	if err := json.Unmarshal(r.Desired, &e); err != nil {
+		return false, nil
+	}
+	plain, newest, err := v.unwrap(ctx, e.Box)
+	left := e.Expires.Sub(v.clock())
+	if err != nil || newest || left <= 0 {
+		return false, err
+	}
+	if e.Box, err = v.wrap(ctx, plain); err != nil {
+		return false, err
+	}
+	value, err := json.Marshal(e)
+	if err != nil {
+		return false, err
+	}
+	_, err = v.store.Put(ctx, store.Put{Key: r.Key, Value: value, Expect: r.Revision, TTL: left})
+	return err == nil, err
+}
