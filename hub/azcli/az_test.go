@@ -85,6 +85,8 @@ func resources(s *shell, cluster string) {
 	s.want("Compliant", "resource", "show", "--ids", configuration, "--query", "properties.complianceState") // chooses a version itself
 	s.want("berlin", "resource", "list", "--resource-type", "Microsoft.Kubernetes/connectedClusters", "--query", "[].name")
 	s.want("web", "resource", "tag", "--ids", cluster, "--tags", "team=web")
+	s.want("berlin", "resource", "list", "-g", "fleet", "--query", "[].name")
+	s.want("berlin", "resource", "list", "--tag", "team=web", "--query", "[].name")
 	s.want("apps", "rest", "--method", "get", "--url", cluster+"/providers/Microsoft.KubernetesConfiguration/fluxConfigurations?api-version=2022-03-01")
 	s.want("true", "resource", "update", "--ids", configuration, "--api-version", "2023-05-01", "--set", "properties.suspend=true", "--query", "properties.suspend")
 	s.refused("ValidationFailed", "resource", "create", "--id", configuration+"2", "--api-version", "2023-05-01", "-p", `{"sourceKind":"Bucket"}`)
