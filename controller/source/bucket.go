@@ -1,27 +1,21 @@
 package source
 
 import (
-	"bytes"
 	"context"
-	"crypto/sha256"
 	"errors"
 	"fmt"
 	"io"
-	"maps"
-	"net/http"
 	"os"
-	"path/filepath"
 	"reflect"
-	"slices"
 	"strings"
 
 	"github.com/fluxcd/pkg/apis/meta"
+	"github.com/fluxcd/pkg/runtime/conditions"
 	sourcev1 "github.com/fluxcd/source-controller/api/v1"
-	"github.com/minio/minio-go/v7"
-	"github.com/minio/minio-go/v7/pkg/credentials"
-	"golang.org/x/sync/errgroup"
+	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
+	"headwater.dev/controller/source/bucket"
 	"headwater.dev/kernel/artifact"
 	"headwater.dev/kernel/phase"
 )
@@ -33,9 +27,9 @@ const maxObjects = 500_000
 type bucketScope struct {
 	base
 	obj    *sourcev1.Bucket
-	client *minio.Client
-	// objects are the sizes and ETags of the wanted objects by key.
-	objects map[string]minio.ObjectInfo
+	driver bucket.Driver
+	// objects are the wanted objects by key.
+	objects map[string]bucket.Object
 }
 
 func (l *loops) bucket() *phase.Reconciler[*sourcev1.Bucket, bucketScope] {
@@ -51,9 +45,7 @@ func (l *loops) bucket() *phase.Reconciler[*sourcev1.Bucket, bucketScope] {
 			return &bucketScope{base: newBase(sourcev1.BucketKind, o, &o.Status.Artifact), obj: o}
 		},
 		Phases: []phase.Phase[bucketScope]{
-			{Name: "check the specification", Do: checkBucket},
 			{Name: "look for the stored artifact", Do: func(ctx context.Context, s *bucketScope) error { return l.recall(ctx, &s.base) }},
-			{Name: "read the credentials", Do: l.bucketClient},
 			{Name: "fetch and store what is new", Do: l.bucketFetch},
 			{Name: "collect old artifacts", Do: func(_ context.Context, s *bucketScope) error {
 				s.obj.Status.URL = l.store.LatestURL(s.key, "latest.tar.gz")
@@ -65,66 +57,11 @@ func (l *loops) bucket() *phase.Reconciler[*sourcev1.Bucket, bucketScope] {
 		},
 		Success:  func(s *bucketScope) phase.Success { return s.success(s.obj.GetRequeueAfter()) },
 		Metadata: func(s *bucketScope) map[string]string { return metadata(s.obj.Status.Artifact) },
-		Gone:     l.gone(sourcev1.BucketKind),
+		Gone: func(n types.NamespacedName) {
+			l.gone(sourcev1.BucketKind)(n)
+			l.ignores.forget(n)
+		},
 	}
-}
-
-// checkBucket refuses what cannot work, before anything is done.
-func checkBucket(_ context.Context, s *bucketScope) error {
-	spec := s.obj.Spec
-	unsupported := ""
-	switch p := spec.Provider; {
-	case p == sourcev1.BucketProviderAmazon && spec.SecretRef == nil:
-		unsupported = "spec.provider: \"aws\" needs spec.secretRef with accesskey and secretkey: identities of the node are not supported"
-	case p != "" && p != sourcev1.BucketProviderGeneric && p != sourcev1.BucketProviderAmazon:
-		unsupported = fmt.Sprintf("spec.provider: %q is not supported: use \"generic\" for S3-compatible storage", p)
-	case spec.STS != nil:
-		unsupported = "spec.sts: temporary credentials are not supported: use spec.secretRef"
-	case spec.ServiceAccountName != "":
-		unsupported = "spec.serviceAccountName: it is not supported: use spec.secretRef"
-	}
-	if unsupported != "" {
-		return fetchFailed(s.obj, phase.Stalled(sourcev1.InvalidProviderConfigurationReason, errors.New(unsupported)))
-	}
-	return nil
-}
-
-// bucketClient makes the client of the storage.
-func (l *loops) bucketClient(ctx context.Context, s *bucketScope) error {
-	spec := s.obj.Spec
-	o := &minio.Options{Creds: credentials.NewStaticV4("", "", ""), Secure: !spec.Insecure, Region: spec.Region, MaxRetries: 1}
-	transport, err := minio.DefaultTransport(o.Secure)
-	if err != nil {
-		return fetchFailed(s.obj, phase.Transient(sourcev1.BucketOperationFailedReason, err))
-	}
-	o.Transport = transport
-	if spec.SecretRef != nil {
-		data, err := l.secret(ctx, s.obj, spec.SecretRef.Name)
-		if err != nil {
-			return fetchFailed(s.obj, err)
-		}
-		access, secret := string(data.Data["accesskey"]), string(data.Data["secretkey"])
-		if access == "" || secret == "" {
-			return fetchFailed(s.obj, badSecret(fmt.Errorf("secret %q: accesskey and secretkey must be set", data.Ref)))
-		}
-		o.Creds = credentials.NewStaticV4(access, secret, "")
-	}
-	if spec.CertSecretRef != nil {
-		if transport.TLSClientConfig, err = l.certificates(ctx, s.obj, spec.CertSecretRef.Name); err != nil {
-			return fetchFailed(s.obj, err)
-		}
-	}
-	if spec.ProxySecretRef != nil {
-		u, err := l.proxy(ctx, s.obj, spec.ProxySecretRef.Name)
-		if err != nil {
-			return fetchFailed(s.obj, err)
-		}
-		transport.Proxy = http.ProxyURL(u)
-	}
-	if s.client, err = minio.New(spec.Endpoint, o); err != nil {
-		return fetchFailed(s.obj, phase.Stalled(sourcev1.URLInvalidReason, errors.New("spec.endpoint: want <host> or <host>:<port> without a scheme")))
-	}
-	return nil
 }
 
 // bucketFetch lists the bucket, and publishes an artifact when something in it
@@ -136,20 +73,28 @@ func (l *loops) bucketFetch(ctx context.Context, s *bucketScope) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
-	if err := s.list(ctx); err != nil {
-		return fetchFailed(s.obj, s.classify("list", err))
+	done, err := l.openBucket(ctx, s)
+	if err != nil {
+		return fetchFailed(s.obj, err)
 	}
-	revision := s.revision()
+	defer done()
+	if err := l.listBucket(ctx, s); err != nil {
+		return s.failed("list", err)
+	}
+	revision := bucket.Revision(s.objects)
 	if s.obj.Status.Artifact.HasRevision(revision) && reflect.DeepEqual(s.obj.Spec.Ignore, s.obj.Status.ObservedIgnore) {
 		return nil
+	}
+	if s.obj.Status.Artifact != nil {
+		conditions.MarkTrue(s.obj, sourcev1.ArtifactOutdatedCondition, "NewRevision", "new upstream revision '%s'", revision)
 	}
 	dir, err := l.store.TempDir("bucket-")
 	if err != nil {
 		return storageFailed(s.obj, sourcev1.DirCreationFailedReason, err)
 	}
 	defer os.RemoveAll(dir)
-	if err := s.download(ctx, dir); err != nil {
-		return fetchFailed(s.obj, s.classify("download", err))
+	if err := bucket.Download(ctx, s.driver, s.objects, dir); err != nil {
+		return s.failed("download", err)
 	}
 	err = l.publish(ctx, &s.base, artifact.Put{
 		File: strings.TrimPrefix(revision, "sha256:") + ".tar.gz", Latest: "latest.tar.gz", Revision: revision,
@@ -163,138 +108,94 @@ func (l *loops) bucketFetch(ctx context.Context, s *bucketScope) error {
 	return nil
 }
 
-// list finds the wanted objects: those below the prefix that the bucket's own
-// ignore file and the specification leave.
-func (s *bucketScope) list(ctx context.Context) error {
+// listBucket finds the wanted objects: those below the prefix that the bucket's
+// own ignore file and the specification leave.
+func (l *loops) listBucket(ctx context.Context, s *bucketScope) error {
 	var rules artifact.IgnoreRules
-	data, err := s.ignoreFile(ctx)
+	text, err := l.bucketIgnore(ctx, s)
 	if err != nil {
 		return err
 	}
-	rules.Add("", bytes.NewReader(data))
+	rules.Add("", strings.NewReader(text))
 	if s.obj.Spec.Ignore != nil {
 		rules.Add("", strings.NewReader(*s.obj.Spec.Ignore))
 	}
 	ignore := rules.Build()
-	s.objects = map[string]minio.ObjectInfo{}
+	s.objects = map[string]bucket.Object{}
 	size, n := int64(0), 0
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	for o := range s.client.ListObjects(ctx, s.obj.Spec.BucketName, minio.ListObjectsOptions{Prefix: s.obj.Spec.Prefix, Recursive: true}) {
-		if o.Err != nil {
-			return o.Err
-		}
+	return s.driver.List(ctx, s.obj.Spec.Prefix, func(o bucket.Object) error {
 		if n++; n > maxObjects {
-			return fmt.Errorf("%w: more than %d objects", artifact.ErrTooLarge, maxObjects)
+			return fmt.Errorf("%w: more than %d objects", bucket.ErrTooLarge, maxObjects)
 		}
 		if strings.HasSuffix(o.Key, "/") || o.Key == artifact.IgnoreFile {
-			continue
+			return nil
 		}
-		if !safeKey(o.Key) {
-			return fmt.Errorf("%w: object key %.200q cannot be a file", artifact.ErrUnsafe, o.Key)
+		if err := bucket.CheckKey(o.Key); err != nil {
+			return err
 		}
 		if ignore.Match(o.Key, false) {
-			continue
+			return nil
 		}
 		if size += o.Size; size > artifact.DefaultLimits().Bytes {
-			return fmt.Errorf("%w: the objects are too large together", artifact.ErrTooLarge)
+			return fmt.Errorf("%w: the objects are too large together", bucket.ErrTooLarge)
 		}
 		s.objects[o.Key] = o
+		return nil
+	})
+}
+
+// bucketIgnore gives the rules of the bucket's ignore file; nothing when it has
+// none. The file is read only when its ETag changed.
+func (l *loops) bucketIgnore(ctx context.Context, s *bucketScope) (string, error) {
+	o, err := s.driver.Stat(ctx, artifact.IgnoreFile)
+	if errors.Is(err, bucket.ErrNotFound) {
+		return "", nil
 	}
-	return ctx.Err()
-}
-
-// safeKey reports whether an object's key can be the path of a file.
-func safeKey(key string) bool {
-	return filepath.IsLocal(key) && !strings.ContainsAny(key, "\\\x00") && !strings.Contains(key, "//") &&
-		!slices.Contains(strings.Split(key, "/"), ".") && !slices.Contains(strings.Split(key, "/"), "..")
-}
-
-// ignoreFile gives the bucket's ignore file; nothing when it has none.
-func (s *bucketScope) ignoreFile(ctx context.Context) ([]byte, error) {
-	r, err := s.client.GetObject(ctx, s.obj.Spec.BucketName, artifact.IgnoreFile, minio.GetObjectOptions{})
 	if err != nil {
-		return nil, err
+		return "", err
+	}
+	key := client.ObjectKeyFromObject(s.obj)
+	id := strings.Join([]string{s.obj.Spec.Provider, s.obj.Spec.Endpoint, s.obj.Spec.BucketName, o.ETag}, "\n")
+	if text, ok := l.ignores.get(key, id); ok {
+		return text, nil
+	}
+	r, err := s.driver.Open(ctx, o)
+	if err != nil {
+		return "", err
 	}
 	defer r.Close()
 	data, err := io.ReadAll(io.LimitReader(r, 1<<20))
-	if minio.ToErrorResponse(err).Code == minio.NoSuchKey {
-		return nil, nil
-	}
-	return data, err
-}
-
-// revision is the digest of all keys with their ETags.
-func (s *bucketScope) revision() string {
-	h := sha256.New()
-	for _, key := range slices.Sorted(maps.Keys(s.objects)) {
-		fmt.Fprintf(h, "%s %s\n", key, s.objects[key].ETag)
-	}
-	return fmt.Sprintf("sha256:%x", h.Sum(nil))
-}
-
-// download writes the objects to files below dir, in the state in which they
-// were listed.
-func (s *bucketScope) download(ctx context.Context, dir string) error {
-	root, err := os.OpenRoot(dir)
 	if err != nil {
-		return err
+		return "", err
 	}
-	defer root.Close()
-	g, ctx := errgroup.WithContext(ctx)
-	g.SetLimit(8)
-	for key, o := range s.objects {
-		g.Go(func() error { return s.one(ctx, root, key, o) })
-	}
-	return g.Wait()
+	l.ignores.set(key, id, string(data))
+	return string(data), nil
 }
 
-func (s *bucketScope) one(ctx context.Context, root *os.Root, key string, o minio.ObjectInfo) error {
-	var opts minio.GetObjectOptions
-	if err := opts.SetMatchETag(o.ETag); err != nil {
-		return err
-	}
-	r, err := s.client.GetObject(ctx, s.obj.Spec.BucketName, key, opts)
-	if err != nil {
-		return err
-	}
-	defer r.Close()
-	if err := root.MkdirAll(filepath.Dir(key), 0o700); err != nil {
-		return fmt.Errorf("%w: object key %.200q is below another object", artifact.ErrUnsafe, key)
-	}
-	f, err := root.OpenFile(key, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
-	if err != nil {
-		return fmt.Errorf("%w: object key %.200q is a folder of other objects", artifact.ErrUnsafe, key)
-	}
-	n, err := io.Copy(f, io.LimitReader(r, o.Size+1))
-	if closeErr := f.Close(); err == nil {
-		err = closeErr
-	}
-	if err == nil && n != o.Size {
-		err = fmt.Errorf("object %.200q changed while it was read", key)
-	}
-	return err
-}
-
-// classify decides who has to move. What the storage wrote is not repeated but
+// failed decides who has to move. What the storage wrote is not repeated but
 // for its code.
-func (s *bucketScope) classify(doing string, err error) error {
-	prefix := fmt.Sprintf("failed to %s objects of bucket '%s'", doing, s.obj.Spec.BucketName)
-	var answer minio.ErrorResponse
-	if !errors.As(err, &answer) {
-		return phase.Transient(sourcev1.BucketOperationFailedReason, fmt.Errorf("%s: %w", prefix, err))
+func (s *bucketScope) failed(doing string, err error) error {
+	name := s.obj.Spec.BucketName
+	reason := sourcev1.BucketOperationFailedReason
+	switch {
+	case errors.Is(err, bucket.ErrDisk):
+		return storageFailed(s.obj, sourcev1.ArchiveOperationFailedReason, fmt.Errorf("failed to store the objects of bucket '%s': %w", name, err))
+	case errors.Is(err, bucket.ErrNoBucket):
+		return fetchFailed(s.obj, phase.Transient(reason, fmt.Errorf("bucket '%s' not found", name)))
+	case errors.Is(err, bucket.ErrDenied):
+		reason = sourcev1.AuthenticationFailedReason
 	}
-	switch answer.Code {
-	case minio.AccessDenied, "InvalidAccessKeyId", "SignatureDoesNotMatch":
-		return phase.Transient(sourcev1.AuthenticationFailedReason, fmt.Errorf("%s: the storage refuses the credentials (%s)", prefix, answer.Code))
-	}
-	return phase.Transient(sourcev1.BucketOperationFailedReason, fmt.Errorf("%s: the storage answered %d %.60s", prefix, answer.StatusCode, answer.Code))
+	return fetchFailed(s.obj, phase.Transient(reason, fmt.Errorf("failed to %s objects of bucket '%s': %w", doing, name, bucket.Plain(err))))
 }
 
 // bucketSecrets names the Secrets whose change concerns the bucket.
 func bucketSecrets(o client.Object) []string {
 	spec := o.(*sourcev1.Bucket).Spec
-	return names(spec.SecretRef, spec.CertSecretRef, spec.ProxySecretRef)
+	refs := []*meta.LocalObjectReference{spec.SecretRef, spec.CertSecretRef, spec.ProxySecretRef}
+	if spec.STS != nil {
+		refs = append(refs, spec.STS.SecretRef, spec.STS.CertSecretRef)
+	}
+	return names(refs...)
 }
 
 // bucketRemote names the storage, for the gate.

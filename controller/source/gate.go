@@ -2,12 +2,16 @@ package source
 
 import (
 	"context"
+	"net/http"
 	"sync"
+	"time"
 
 	"k8s.io/client-go/util/workqueue"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 	"sigs.k8s.io/controller-runtime/pkg/source"
+
+	"headwater.dev/kernel/oci"
 )
 
 // perRemote is how many workers of a kind one remote gets at a time.
@@ -18,7 +22,8 @@ const perRemote = 8
 const workers = 256
 
 // gate stands before a reconciler and lets only a few requests through for each
-// remote. The others are parked without a worker and come back in their order.
+// remote. The others are parked without a worker and come back in turn: one of
+// each namespace, in the order in which they came.
 type gate struct {
 	next   reconcile.Reconciler
 	client client.Reader
@@ -34,8 +39,12 @@ type gate struct {
 
 // lane is the traffic to one remote.
 type lane struct {
-	busy    int
-	waiting []reconcile.Request
+	busy int
+	// waiting are the parked requests by namespace, turns the namespaces that
+	// have some in the order in which they are served: no namespace waits for
+	// all the requests of another.
+	waiting map[string][]reconcile.Request
+	turns   []string
 	parked  map[reconcile.Request]bool
 }
 
@@ -61,7 +70,47 @@ func (g *gate) Reconcile(ctx context.Context, req reconcile.Request) (reconcile.
 		return reconcile.Result{}, nil
 	}
 	defer g.leave(remote)
-	return g.next.Reconcile(ctx, req)
+	wish := &wish{}
+	result, err := g.next.Reconcile(context.WithValue(ctx, wishKey{}, wish), req)
+	if after := wish.after(); after > result.RequeueAfter {
+		return reconcile.Result{RequeueAfter: after}, nil
+	}
+	return result, err
+}
+
+// maxRetryAfter bounds how long a remote can make us wait.
+const maxRetryAfter = time.Hour
+
+// wish is how long the remote of one reconcile asks to be left alone.
+type wish struct {
+	mu   sync.Mutex
+	time time.Duration
+}
+
+type wishKey struct{}
+
+func (w *wish) after() time.Duration {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.time
+}
+
+// patient notes when a remote refuses a request for its rate and says when to
+// come back: the gate sends the object there no earlier.
+type patient struct{ http.RoundTripper }
+
+// RoundTrip implements http.RoundTripper.
+func (p patient) RoundTrip(r *http.Request) (*http.Response, error) {
+	resp, err := p.RoundTripper.RoundTrip(r)
+	if err != nil || (resp.StatusCode != http.StatusTooManyRequests && resp.StatusCode != http.StatusServiceUnavailable) {
+		return resp, err
+	}
+	if w, ok := r.Context().Value(wishKey{}).(*wish); ok {
+		w.mu.Lock()
+		w.time = max(w.time, min(oci.RetryAfter(resp.Header.Get("Retry-After"), time.Now()), maxRetryAfter))
+		w.mu.Unlock()
+	}
+	return resp, nil
 }
 
 // enter reports whether req may go on; otherwise it is parked.
@@ -73,7 +122,7 @@ func (g *gate) enter(remote string, req reconcile.Request) bool {
 	}
 	l := g.lanes[remote]
 	if l == nil {
-		l = &lane{parked: map[reconcile.Request]bool{}}
+		l = &lane{parked: map[reconcile.Request]bool{}, waiting: map[string][]reconcile.Request{}}
 		g.lanes[remote] = l
 	}
 	if l.busy < perRemote {
@@ -82,7 +131,10 @@ func (g *gate) enter(remote string, req reconcile.Request) bool {
 	}
 	if !l.parked[req] {
 		l.parked[req] = true
-		l.waiting = append(l.waiting, req)
+		if len(l.waiting[req.Namespace]) == 0 {
+			l.turns = append(l.turns, req.Namespace)
+		}
+		l.waiting[req.Namespace] = append(l.waiting[req.Namespace], req)
 	}
 	return false
 }
@@ -93,14 +145,30 @@ func (g *gate) leave(remote string) {
 	defer g.mu.Unlock()
 	l := g.lanes[remote]
 	l.busy--
-	if len(l.waiting) > 0 {
-		req := l.waiting[0]
-		l.waiting = l.waiting[1:]
-		delete(l.parked, req)
+	if req, ok := l.next(); ok {
 		g.queue.Add(req)
 		return
 	}
 	if l.busy == 0 {
 		delete(g.lanes, remote)
 	}
+}
+
+// next takes the request whose turn it is.
+func (l *lane) next() (reconcile.Request, bool) {
+	if len(l.turns) == 0 {
+		return reconcile.Request{}, false
+	}
+	namespace := l.turns[0]
+	l.turns = l.turns[1:]
+	queue := l.waiting[namespace]
+	req := queue[0]
+	if len(queue) == 1 {
+		delete(l.waiting, namespace)
+	} else {
+		l.waiting[namespace] = queue[1:]
+		l.turns = append(l.turns, namespace)
+	}
+	delete(l.parked, req)
+	return req, true
 }

@@ -50,6 +50,7 @@ type loops struct {
 	// packing holds a place for every archive that may be made at a time.
 	packing chan struct{}
 	etags   etags
+	ignores ignores
 	// sigstore is the public instance that keyless signatures are checked
 	// against; verified holds what was checked last, by object.
 	sigstore *verify.Instance

@@ -1,0 +1,211 @@
+package source
+
+import (
+	"context"
+	"crypto/tls"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/url"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/Azure/azure-sdk-for-go/sdk/azcore"
+	"github.com/Azure/azure-sdk-for-go/sdk/azcore/policy"
+	"github.com/fluxcd/pkg/auth"
+	sourcev1 "github.com/fluxcd/source-controller/api/v1"
+	"k8s.io/apimachinery/pkg/types"
+
+	"headwater.dev/controller/source/bucket"
+	"headwater.dev/kernel/phase"
+	"headwater.dev/kernel/secret"
+)
+
+// access is how a bucket is reached.
+type access struct {
+	config    bucket.Config
+	keys      secret.Secret // zero when no Secret is named
+	proxy     *url.URL
+	transport *http.Transport
+	options   []auth.Option // of the cloud's identity
+}
+
+// openBucket makes the driver of the bucket; done frees its connections.
+func (l *loops) openBucket(ctx context.Context, s *bucketScope) (done func(), err error) {
+	spec := s.obj.Spec
+	a, err := l.bucketAccess(ctx, s.obj)
+	if err != nil {
+		return nil, err
+	}
+	switch spec.Provider {
+	case sourcev1.BucketProviderGoogle:
+		s.driver, err = l.googleDriver(ctx, a)
+	case sourcev1.BucketProviderAzure:
+		s.driver, err = l.azureDriver(ctx, s.obj, a)
+	default:
+		s.driver, err = l.s3Driver(ctx, s.obj, a)
+	}
+	switch {
+	case err == nil:
+		return a.transport.CloseIdleConnections, nil
+	case errors.Is(err, bucket.ErrConfig):
+		return nil, phase.Stalled(sourcev1.URLInvalidReason, err)
+	}
+	return nil, err
+}
+
+// bucketAccess reads everything that a bucket refers to.
+func (l *loops) bucketAccess(ctx context.Context, o *sourcev1.Bucket) (access, error) {
+	spec := o.Spec
+	var a access
+	var err error
+	if spec.SecretRef != nil {
+		if a.keys, err = l.secret(ctx, o, spec.SecretRef.Name); err != nil {
+			return a, err
+		}
+	}
+	var config *tls.Config
+	if spec.CertSecretRef != nil {
+		if config, err = l.certificates(ctx, o, spec.CertSecretRef.Name); err != nil {
+			return a, err
+		}
+	}
+	if spec.ProxySecretRef != nil {
+		if a.proxy, err = l.proxy(ctx, o, spec.ProxySecretRef.Name); err != nil {
+			return a, err
+		}
+	}
+	a.transport = bucket.NewTransport(config, a.proxy)
+	a.config = bucket.Config{
+		Bucket: spec.BucketName, Endpoint: spec.Endpoint, Region: spec.Region, Insecure: spec.Insecure, Transport: patient{a.transport},
+	}
+	a.options = l.clouds.Options(o, spec.ServiceAccountName, a.proxy)
+	return a, nil
+}
+
+func (l *loops) s3Driver(ctx context.Context, o *sourcev1.Bucket, a access) (bucket.Driver, error) {
+	spec := o.Spec
+	var who bucket.S3Credentials
+	switch sts := spec.STS; {
+	case spec.SecretRef != nil:
+		access, key := string(a.keys.Data["accesskey"]), string(a.keys.Data["secretkey"])
+		if access == "" || key == "" {
+			return nil, badSecret(fmt.Errorf("invalid '%s' secret data: required fields 'accesskey' and 'secretkey'", a.keys.Ref))
+		}
+		who = bucket.S3Keys(access, key)
+	case spec.Provider == sourcev1.BucketProviderAmazon:
+		options := a.options
+		if spec.Region != "" {
+			options = append(options, auth.WithSTSRegion(spec.Region))
+		}
+		if sts != nil {
+			options = append(options, auth.WithSTSEndpoint(sts.Endpoint))
+		}
+		who = bucket.S3FromAWS(l.clouds.AWS(ctx, options...))
+	case sts != nil:
+		var err error
+		if who, err = l.ldap(ctx, o, a); err != nil {
+			return nil, err
+		}
+	}
+	return bucket.NewS3(a.config, who)
+}
+
+// ldap gives the keys that an STS exchanges for an account of a directory.
+func (l *loops) ldap(ctx context.Context, o *sourcev1.Bucket, a access) (bucket.S3Credentials, error) {
+	sts := o.Spec.STS
+	var account secret.Basic
+	var config *tls.Config
+	if sts.SecretRef != nil {
+		data, err := l.secret(ctx, o, sts.SecretRef.Name)
+		if err != nil {
+			return bucket.S3Credentials{}, err
+		}
+		if account, err = data.Basic(); err == nil && account.Username == "" {
+			err = fmt.Errorf("invalid '%s' secret data for '%s' STS provider: required fields username, password", data.Ref, sts.Provider)
+		}
+		if err != nil {
+			return bucket.S3Credentials{}, badSecret(err)
+		}
+	}
+	if sts.CertSecretRef != nil {
+		var err error
+		if config, err = l.certificates(ctx, o, sts.CertSecretRef.Name); err != nil {
+			return bucket.S3Credentials{}, err
+		}
+	}
+	transport := bucket.NewTransport(config, a.proxy)
+	transport.DisableKeepAlives = true // it is asked once
+	return bucket.S3FromLDAP(sts.Endpoint, account.Username, account.Password, patient{transport})
+}
+
+func (l *loops) googleDriver(ctx context.Context, a access) (bucket.Driver, error) {
+	if a.keys.Data == nil {
+		return bucket.NewGCS(a.config, l.clouds.GCP(ctx, a.options...))
+	}
+	key := a.keys.Data["serviceaccount"]
+	if len(key) == 0 {
+		return nil, badSecret(fmt.Errorf("invalid '%s' secret data: required field 'serviceaccount'", a.keys.Ref))
+	}
+	tokens, err := bucket.GCSKey(ctx, key, a.config.Transport)
+	if err != nil {
+		return nil, badSecret(fmt.Errorf("invalid '%s' secret data: %w", a.keys.Ref, err))
+	}
+	return bucket.NewGCS(a.config, tokens)
+}
+
+func (l *loops) azureDriver(ctx context.Context, o *sourcev1.Bucket, a access) (bucket.Driver, error) {
+	if a.keys.Data != nil {
+		d, err := bucket.NewAzure(a.config, a.keys.Data, nil)
+		if err != nil && !errors.Is(err, bucket.ErrConfig) {
+			err = badSecret(fmt.Errorf("invalid '%s' secret data: %w", a.keys.Ref, err))
+		}
+		return d, err
+	}
+	// A public container needs nobody: whoever has no identity reads as nobody.
+	var who azcore.TokenCredential = l.clouds.Azure(ctx, a.options...)
+	if o.Spec.ServiceAccountName == "" {
+		probe, cancel := context.WithTimeout(ctx, 10*time.Second)
+		defer cancel()
+		if _, err := who.GetToken(probe, policy.TokenRequestOptions{Scopes: []string{"https://storage.azure.com/.default"}}); err != nil {
+			who = nil
+		}
+	}
+	return bucket.NewAzure(a.config, nil, who)
+}
+
+// ignores remembers the rules in the ignore files of buckets on disk, so that a
+// file that did not change is not read again, also by the next process.
+type ignores struct{ dir string }
+
+// ignoreMemo are rules, and what they were read from.
+type ignoreMemo struct{ From, Rules string }
+
+func (i ignores) file(n types.NamespacedName) string {
+	return filepath.Join(i.dir, n.Namespace, n.Name+".json")
+}
+
+func (i ignores) get(n types.NamespacedName, from string) (string, bool) {
+	var r ignoreMemo
+	data, err := os.ReadFile(i.file(n))
+	if err != nil || json.Unmarshal(data, &r) != nil || r.From != from {
+		return "", false
+	}
+	return r.Rules, true
+}
+
+// set remembers rules; a failure costs a read next time and nothing else.
+func (i ignores) set(n types.NamespacedName, from, rules string) {
+	data, err := json.Marshal(ignoreMemo{from, rules})
+	if err != nil || os.MkdirAll(filepath.Dir(i.file(n)), 0o700) != nil {
+		return
+	}
+	next := i.file(n) + ".next"
+	if os.WriteFile(next, data, 0o600) == nil {
+		_ = os.Rename(next, i.file(n))
+	}
+}
+
+func (i ignores) forget(n types.NamespacedName) { _ = os.Remove(i.file(n)) }
