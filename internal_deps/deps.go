@@ -45,6 +45,7 @@ import (
 	_ "github.com/sigstore/sigstore-go/pkg/verify"
 	_ "github.com/sigstore/sigstore/pkg/cryptoutils"
 	_ "github.com/sigstore/sigstore/pkg/signature"
+	_ "go.etcd.io/etcd/etcdutl/v3/snapshot"
 	_ "go.opentelemetry.io/contrib/instrumentation/net/http/otelhttp"
 	_ "go.opentelemetry.io/otel"
 	_ "go.opentelemetry.io/otel/exporters/otlp/otlptrace/otlptracehttp"
