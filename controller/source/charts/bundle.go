@@ -146,13 +146,17 @@ func newBundle(c *chart.Chart) (*Bundle, error) {
 	return b, nil
 }
 
-// locked gives a dependency in the version that the lock file names.
+// locked gives a dependency in the version that the lock file names, if that is
+// in the range: the file does not tell apart two dependencies on one chart.
 func locked(lock *chart.Lock, d *chart.Dependency) *chart.Dependency {
 	if lock == nil {
 		return d
 	}
 	for _, l := range lock.Dependencies {
-		if l != nil && l.Name == d.Name && l.Repository == d.Repository && l.Version != "" && (l.Alias == d.Alias || l.Alias == "") {
+		if l == nil || l.Name != d.Name || l.Repository != d.Repository {
+			continue
+		}
+		if _, err := Pick([]string{l.Version}, d.Version); err == nil {
 			pinned := *d
 			pinned.Version = l.Version
 			return &pinned
