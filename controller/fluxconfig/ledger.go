@@ -22,6 +22,8 @@ type entry struct {
 	uid    string
 	// generation for kinds that count it, else the resource version.
 	version string
+	// generation as it was answered; 0 for kinds that do not count it.
+	generation int64
 }
 
 // current reports whether the wanted object was applied and nobody changed it
@@ -43,7 +45,16 @@ func (l *ledger) set(answered *unstructured.Unstructured, wanted string) {
 	if l.entries == nil {
 		l.entries = map[string]entry{}
 	}
-	l.entries[keyOf(answered)] = entry{digest: wanted, uid: string(answered.GetUID()), version: version(answered)}
+	l.entries[keyOf(answered)] = entry{digest: wanted, uid: string(answered.GetUID()), version: version(answered), generation: answered.GetGeneration()}
+}
+
+// behind reports whether an object, read from a cache, is older than what was
+// applied: then its status says nothing of what is wanted now.
+func (l *ledger) behind(kind string, cached metav1.Object) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	e, ok := l.entries[kind+"/"+cached.GetNamespace()+"/"+cached.GetName()]
+	return ok && e.uid == string(cached.GetUID()) && cached.GetGeneration() < e.generation
 }
 
 // forget drops what is known of an object that was deleted.

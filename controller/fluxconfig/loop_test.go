@@ -99,6 +99,22 @@ func life(t *testing.T, c client.Client, ns string) {
 	setReady(t, c, &kustomizev1.Kustomization{}, ns, "cfg-b", "True", "ReconciliationSucceeded", "applied")
 	eventually(t, func() error { return compliance(ctx, c, fc, "Compliant") })
 
+	// What was compliant before a change says nothing of the change.
+	if fc.Status.LastCompliantGeneration != fc.Generation {
+		t.Errorf("compliant at %d of %d", fc.Status.LastCompliantGeneration, fc.Generation)
+	}
+	for i := range 5 {
+		update(t, c, fc, func() { fc.Spec.Kustomizations[1].Path = fmt.Sprintf("./%d", i) })
+		eventually(t, func() error {
+			return firstError(compliance(ctx, c, fc, "Pending"), expect(fc.Status.ObservedGeneration == fc.Generation, "not observed"))
+		})
+		if fc.Status.LastCompliantGeneration >= fc.Generation {
+			t.Errorf("change %d was compliant before anything applied it", i)
+		}
+	}
+	setReady(t, c, &kustomizev1.Kustomization{}, ns, "cfg-b", "True", "ReconciliationSucceeded", "applied")
+	eventually(t, func() error { return compliance(ctx, c, fc, "Compliant") })
+
 	// What somebody removes by hand comes back.
 	if err := c.Delete(ctx, &corev1.ServiceAccount{ObjectMeta: metav1.ObjectMeta{Name: "flux-applier", Namespace: ns}}); err != nil {
 		t.Fatal(err)

@@ -122,6 +122,16 @@ func statusOf(obj client.Object, stopped bool) config.ManagedStatus {
 	return out
 }
 
+// current folds the conditions of a generated object, unless the cache has not
+// yet seen what was just applied: the conditions are those of before then.
+func (r *reconciler) current(kind string, obj client.Object, stopped bool) config.ManagedStatus {
+	status := statusOf(obj, stopped)
+	if r.applied.behind(kind, obj) {
+		status.ComplianceState, status.Message = pending, "the object was just changed"
+	}
+	return status
+}
+
 // isSuspended reads spec.suspend of the kinds that have it.
 func isSuspended(obj client.Object) bool {
 	switch o := obj.(type) {
@@ -187,7 +197,7 @@ func (r *reconciler) foldSource(s *scope, m *config.ManagedStatuses) string {
 		if kindOf(o) != sourceKindOf(s.obj) || o.GetName() != s.obj.Name {
 			continue
 		}
-		status = statusOf(o, isSuspended(o))
+		status = r.current(sourceKindOf(s.obj), o, isSuspended(o))
 		if a := o.(sourcev1.Source).GetArtifact(); a != nil {
 			t := a.LastUpdateTime
 			s.obj.Status.LastSyncedCommit, s.obj.Status.LastSourceSyncedTime = a.Revision, &t
@@ -210,7 +220,7 @@ func (r *reconciler) foldKustomization(ctx context.Context, s *scope, name strin
 		return config.KustomizationStatus{ManagedStatus: config.ManagedStatus{ComplianceState: pending, Message: "the object does not exist yet"}}, nil, nil
 	}
 	k := &s.kustomizations[i]
-	out := config.KustomizationStatus{ManagedStatus: statusOf(k, k.Spec.Suspend)}
+	out := config.KustomizationStatus{ManagedStatus: r.current(kustomizev1.KustomizationKind, k, k.Spec.Suspend)}
 	children, err := r.children(ctx, k)
 	if err != nil || len(children) == 0 {
 		return out, nil, err
