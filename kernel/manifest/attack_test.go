@@ -189,25 +189,36 @@ func exponential(n int) map[string]string {
 	return out
 }
 
-// TestA32ParallelBuilds mixes builds with and without a schema of their own: no
-// build may see the schema of another (attack A32).
+// TestA32ParallelBuilds mixes builds with schemas of their own, which clash, and
+// without: no build may see the schema of another.
 func TestA32ParallelBuilds(t *testing.T) {
 	resource := "apiVersion: my.io/v1\nkind: Mine\nmetadata: {name: m}\nspec: {items: [{name: a, v: 1}, {name: b, v: 1}]}\n"
 	patch := "patches: [{patch: '{apiVersion: my.io/v1, kind: Mine, metadata: {name: m}, spec: {items: [{name: a, v: 2}]}}'}]\n"
 	with := files(t, map[string]string{"kustomization.yaml": "resources: [r.yaml]\nopenapi: {path: schema.json}\n" + patch, "r.yaml": resource, "schema.json": mineSchema})
+	clashing := files(t, map[string]string{"kustomization.yaml": "resources: [r.yaml]\nopenapi: {path: schema.json}\n" + patch, "r.yaml": resource,
+		"schema.json": strings.Replace(mineSchema, `"x-kubernetes-patch-strategy": "merge"`, `"x-kubernetes-patch-strategy": "replace"`, 1)})
 	without := files(t, map[string]string{"kustomization.yaml": "resources: [r.yaml]\n" + patch, "r.yaml": resource})
+	items := func(root string) string {
+		r, err := Build(context.Background(), Request{Root: root, Spec: &kustomizev1.KustomizationSpec{}})
+		if err != nil {
+			return err.Error()
+		}
+		list, _, _ := unstructured.NestedSlice(r.Objects[0].Object, "spec", "items")
+		return fmt.Sprint(list)
+	}
+	alone := map[string]string{}
+	for _, root := range []string{without, with, clashing} {
+		alone[root] = items(root)
+	}
+	if alone[with] == alone[without] || alone[with] == alone[clashing] || strings.Count(alone[with], "map") != 2 {
+		t.Fatalf("the schemas make no difference: %v", alone)
+	}
 	var wg sync.WaitGroup
 	for range 8 {
-		for root, want := range map[string]int{with: 2, without: 1} {
+		for root, want := range alone {
 			wg.Go(func() {
-				r, err := Build(context.Background(), Request{Root: root, Spec: &kustomizev1.KustomizationSpec{}})
-				if err != nil {
-					t.Error(err)
-					return
-				}
-				items, _, _ := unstructured.NestedSlice(r.Objects[0].Object, "spec", "items")
-				if len(items) != want {
-					t.Errorf("%d items, want %d", len(items), want)
+				if got := items(root); got != want {
+					t.Errorf("%s beside others, %s alone", got, want)
 				}
 			})
 		}

@@ -195,6 +195,17 @@ func BenchmarkBuild(b *testing.B) {
 	}
 }
 
+// BenchmarkBuildTransformed is a build that needs kustomize.
+func BenchmarkBuildTransformed(b *testing.B) {
+	root := files(b, map[string]string{"kustomization.yaml": "resources: [a.yaml, b.yaml, c.yaml, d.yaml, e.yaml]",
+		"a.yaml": configMap("a"), "b.yaml": configMap("b"), "c.yaml": configMap("c"), "d.yaml": configMap("d"), "e.yaml": configMap("e")})
+	for b.Loop() {
+		if _, err := Build(context.Background(), Request{Root: root, Spec: &kustomizev1.KustomizationSpec{TargetNamespace: "team"}}); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
+
 func BenchmarkSame(b *testing.B) {
 	root := files(b, map[string]string{"apps/one/kustomization.yaml": "resources: [a.yaml, b.yaml, c.yaml, d.yaml, e.yaml]",
 		"apps/one/a.yaml": configMap("a"), "apps/one/b.yaml": configMap("b"), "apps/one/c.yaml": configMap("c"), "apps/one/d.yaml": configMap("d"), "apps/one/e.yaml": configMap("e")})
