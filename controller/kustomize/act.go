@@ -43,7 +43,7 @@ func (l *loop) build(ctx context.Context, s *scope) error {
 	if err != nil {
 		return err
 	}
-	if same && l.watcher.Undisturbed(s.key) {
+	if same && s.inventoried() && l.watcher.Undisturbed(s.key) {
 		return nil
 	}
 	dir, err := root()
@@ -65,6 +65,13 @@ func (l *loop) build(ctx context.Context, s *scope) error {
 		return phase.RetryAfter(meta.BuildFailedReason, s.obj.GetRetryInterval(), err)
 	}
 	return nil
+}
+
+// inventoried reports whether the status lists what was applied: not when the
+// process ended, or the API server did, before the status was written.
+func (s *scope) inventoried() bool {
+	listed := apply.Refs(s.obj.Status.Inventory)
+	return len(listed) == len(s.known.refs) && len(apply.Missing(listed, s.known.refs)) == 0
 }
 
 func (l *loop) root(ctx context.Context, s *scope) (string, error) {

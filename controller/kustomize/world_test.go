@@ -31,8 +31,6 @@ import (
 	"headwater.dev/kernel/host"
 )
 
-func TestMain(m *testing.M) { kubetest.Main(m) }
-
 // running is the one host of the test binary: controllers have unique names in
 // a process.
 var running struct {
