@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"iter"
 	"os"
+	"path"
 	"path/filepath"
 	"time"
 )
@@ -33,7 +34,8 @@ type Entry struct {
 
 // Pack writes entries as a gzipped tar archive. Headers carry no owner, time
 // or permission beyond "executable", so that equal entries in equal order give
-// equal bytes.
+// equal bytes. What no reader would unpack is not packed: an unsafe path is
+// ErrUnsafe, more than DefaultLimits is ErrTooLarge.
 func Pack(w io.Writer, entries iter.Seq2[Entry, error]) (err error) {
 	gz := newGzipWriter(w)
 	defer func() {
@@ -43,15 +45,35 @@ func Pack(w io.Writer, entries iter.Seq2[Entry, error]) (err error) {
 	}()
 	tw := tar.NewWriter(gz)
 	buf := make([]byte, 64<<10)
+	left := DefaultLimits()
 	for e, err := range entries {
 		if err != nil {
 			return fmt.Errorf("pack: %w", err)
+		}
+		if err := left.take(e); err != nil {
+			return fmt.Errorf("pack %.200q: %w", e.Path, err)
 		}
 		if err := packOne(tw, e, buf); err != nil {
 			return fmt.Errorf("pack %q: %w", e.Path, err)
 		}
 	}
 	return tw.Close()
+}
+
+// take subtracts an entry from what is left.
+func (l *Limits) take(e Entry) error {
+	if e.Path == "." || e.Path == "" || path.Clean(e.Path) != e.Path {
+		return fmt.Errorf("%w: path is not in its shortest form", ErrUnsafe)
+	}
+	if _, err := place(e.Path, l.Depth); err != nil {
+		return err
+	}
+	l.Entries--
+	l.Bytes -= e.Size
+	if l.Entries < 0 || l.Bytes < 0 || e.Size < 0 {
+		return fmt.Errorf("%w: too many entries or bytes", ErrTooLarge)
+	}
+	return nil
 }
 
 func packOne(tw *tar.Writer, e Entry, buf []byte) error {

@@ -46,6 +46,11 @@ type Options struct {
 // one rename, so a reader sees the old artifact or the new one, never a part.
 // Everything the store knows is on disk: a restarted process finds it again.
 // A Store is safe for concurrent use by one process.
+//
+// Nothing is flushed to the disk explicitly: after a loss of power a blob may be
+// torn or missing, but never taken for sound, because a new process hashes what
+// it finds before it relies on it. What is lost then is fetched again, which is
+// cheaper than a flush for every artifact.
 type Store struct {
 	opts Options
 

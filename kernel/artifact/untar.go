@@ -85,7 +85,7 @@ func (x *extractor) entry(h *tar.Header, r io.Reader) error {
 	default:
 		return fmt.Errorf("%w: type %q is not a file or directory", ErrUnsafe, h.Typeflag)
 	}
-	name, err := x.place(h.Name)
+	name, err := place(h.Name, x.left.Depth)
 	if err != nil || name == "." {
 		return err
 	}
@@ -99,7 +99,7 @@ func (x *extractor) entry(h *tar.Header, r io.Reader) error {
 }
 
 // place checks a name from outside and gives it in its clean form.
-func (x *extractor) place(name string) (string, error) {
+func place(name string, depth int) (string, error) {
 	if strings.HasPrefix(name, "/") || strings.ContainsAny(name, "\x00\\") || len(name) > 4096 {
 		return "", fmt.Errorf("%w: name is not a plain relative path", ErrUnsafe)
 	}
@@ -109,7 +109,7 @@ func (x *extractor) place(name string) (string, error) {
 			return "", fmt.Errorf("%w: name leaves the archive", ErrUnsafe)
 		}
 	}
-	if len(segments) > x.left.Depth {
+	if len(segments) > depth {
 		return "", fmt.Errorf("%w: too deep", ErrTooLarge)
 	}
 	return path.Clean(name), nil
