@@ -78,68 +78,83 @@ func (s *session) extensionTypes() *cobra.Command {
 		s.catalogue("list-versions-by-location", "List the versions of an extension at a location", true, true, true))
 }
 
+// lookup is what one of those words asks for.
+type lookup struct {
+	target
+	location, kind, train, major string
+	located, latest              bool
+}
+
+// base is the path of the catalogue, of a cluster or of a location.
+func (l *lookup) base(c *client.Client) (string, error) {
+	if l.located {
+		return "/subscriptions/" + c.SubscriptionID() + "/providers/Microsoft.KubernetesConfiguration/locations/" + l.location + "/extensionTypes", nil
+	}
+	cluster, err := l.target.id(c)
+	return cluster + "/providers/Microsoft.KubernetesConfiguration/extensionTypes", err
+}
+
+// versions is the list of versions, with its query.
+func (l *lookup) versions(base string) string {
+	query := url.Values{"api-version": {client.VersionCatalogue}, "showLatest": {strconv.FormatBool(l.latest)}}
+	if l.train != "" {
+		query.Set("releaseTrain", l.train)
+	}
+	if l.major != "" {
+		query.Set("majorVersion", l.major)
+	}
+	return base + "/" + l.kind + "/versions?" + query.Encode()
+}
+
+func (l *lookup) flags(s *session, cmd *cobra.Command, oneType, versions bool) {
+	f := cmd.Flags()
+	if l.located {
+		f.StringVarP(&l.location, "location", "l", "", "location (required)")
+		required(cmd, "location")
+	} else {
+		l.target.flags(s, cmd)
+	}
+	if oneType {
+		f.StringVar(&l.kind, "extension-type", "microsoft.flux", "type of the extension")
+	}
+	if versions {
+		f.StringVar(&l.train, "release-train", "", "release train (default stable)")
+		f.StringVar(&l.major, "major-version", "", "one major version only")
+		f.BoolVar(&l.latest, "show-latest", false, "the newest version only")
+	}
+}
+
 // catalogue is one of those words: at a location or for a cluster, about one
 // type or all, about its versions or itself.
 func (s *session) catalogue(use, short string, located, oneType, versions bool) *cobra.Command {
-	var t target
-	var location, kind, train, major string
-	var latest bool
+	l := &lookup{located: located}
 	cmd := &cobra.Command{Use: use, Short: short, Args: cobra.NoArgs}
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		c, err := s.hub()
 		if err != nil {
 			return err
 		}
-		base := "/subscriptions/" + c.SubscriptionID() + "/providers/Microsoft.KubernetesConfiguration/locations/" + location
-		if !located {
-			cluster, err := t.id(c)
-			if err != nil {
-				return err
-			}
-			base = cluster + "/providers/Microsoft.KubernetesConfiguration"
+		base, err := l.base(c)
+		if err != nil {
+			return err
 		}
-		base += "/extensionTypes"
-		switch {
-		case versions:
-			query := url.Values{"api-version": {client.VersionCatalogue}, "showLatest": {strconv.FormatBool(latest)}}
-			if train != "" {
-				query.Set("releaseTrain", train)
-			}
-			if major != "" {
-				query.Set("majorVersion", major)
-			}
-			all, err := client.List[object](cmd.Context(), c, base+"/"+kind+"/versions?"+query.Encode(), "")
-			if err != nil {
-				return err
-			}
-			return s.list(cmd, all, versionColumns())
-		case oneType:
-			o, err := client.Get[object](cmd.Context(), c, base+"/"+kind, client.VersionCatalogue)
+		if oneType && !versions {
+			o, err := client.Get[object](cmd.Context(), c, base+"/"+l.kind, client.VersionCatalogue)
 			if err != nil {
 				return err
 			}
 			return s.show(cmd, o, typeColumns())
 		}
-		all, err := client.List[object](cmd.Context(), c, base, client.VersionCatalogue)
+		path, version, columns := base, client.VersionCatalogue, typeColumns()
+		if versions {
+			path, version, columns = l.versions(base), "", versionColumns()
+		}
+		all, err := client.List[object](cmd.Context(), c, path, version)
 		if err != nil {
 			return err
 		}
-		return s.list(cmd, all, typeColumns())
+		return s.list(cmd, all, columns)
 	}
-	f := cmd.Flags()
-	if located {
-		f.StringVarP(&location, "location", "l", "", "location (required)")
-		required(cmd, "location")
-	} else {
-		t.flags(s, cmd)
-	}
-	if oneType {
-		f.StringVar(&kind, "extension-type", "microsoft.flux", "type of the extension")
-	}
-	if versions {
-		f.StringVar(&train, "release-train", "", "release train (default stable)")
-		f.StringVar(&major, "major-version", "", "one major version only")
-		f.BoolVar(&latest, "show-latest", false, "the newest version only")
-	}
+	l.flags(s, cmd, oneType, versions)
 	return cmd
 }

@@ -169,14 +169,22 @@ func (c *call) correlation() string { return c.w.Header().Get(arm.HeaderCorrelat
 
 // created is the systemData of something that this call makes.
 func (c *call) created() resource.SystemData {
-	return resource.SystemData{CreatedBy: c.who.ID, CreatedByType: "Application", CreatedAt: c.now,
-		LastModifiedBy: c.who.ID, LastModifiedByType: "Application", LastModifiedAt: c.now}
+	return resource.SystemData{CreatedBy: c.who.ID, CreatedByType: c.callerType(), CreatedAt: c.now,
+		LastModifiedBy: c.who.ID, LastModifiedByType: c.callerType(), LastModifiedAt: c.now}
 }
 
 // modified is d with this call as its last change.
 func (c *call) modified(d resource.SystemData) resource.SystemData {
-	d.LastModifiedBy, d.LastModifiedByType, d.LastModifiedAt = c.who.ID, "Application", c.now
+	d.LastModifiedBy, d.LastModifiedByType, d.LastModifiedAt = c.who.ID, c.callerType(), c.now
 	return d
+}
+
+// callerType is how systemData names the kind of the caller.
+func (c *call) callerType() string {
+	if c.who.Kind == auth.User {
+		return "User"
+	}
+	return "Application"
 }
 
 // visible reports whether the caller may see the resource under key.

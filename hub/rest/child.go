@@ -2,7 +2,6 @@ package rest
 
 import (
 	"encoding/json"
-	"errors"
 	"maps"
 	"net/http"
 	"reflect"
@@ -348,61 +347,6 @@ func (h child[P]) commit(c *call, w wish, was entry[P], d resource.Desired[P]) (
 		err = h.server.vault.Forget(c.ctx(), key, was.ProtectedVersion)
 	}
 	return now, err
-}
-
-// delete asks the agent to remove the resource; with forceDelete=true only the
-// record goes, at once.
-func (h child[P]) delete(c *call) error {
-	cluster, err := c.loadCluster()
-	if err != nil {
-		return err
-	}
-	force, err := forceDelete(c.r)
-	if err != nil {
-		return err
-	}
-	return retry(func() error {
-		was, err := load[P](c.ctx(), h.server.store, c.id.Key())
-		switch {
-		case err != nil:
-			return err
-		case !was.exists():
-			return c.empty(http.StatusNoContent)
-		case force:
-			if err := h.server.vault.ForgetAll(c.ctx(), c.id.Key()); err != nil {
-				return err
-			}
-			if err := h.server.store.Delete(c.ctx(), c.id.Key(), store.AnyRevision); err != nil && !errors.Is(err, store.ErrNotFound) {
-				return err
-			}
-			return c.empty(http.StatusOK)
-		}
-		return h.startDelete(c, cluster, was)
-	})
-}
-
-func (h child[P]) startDelete(c *call, cluster clusterEntry, was entry[P]) error {
-	progress, err := h.progress(was)
-	if err != nil {
-		return err
-	}
-	if state, _ := progress.State(c.now); was.Deleting && state != resource.Failed {
-		c.poll(was.ID, was.OperationID)
-		return c.empty(http.StatusAccepted)
-	}
-	if err := h.release(c, cluster, was.Name); err != nil {
-		return err
-	}
-	d := was.Desired
-	if d.OperationID, err = c.begin(d.ID, resource.VerbDelete, was.record.Generation+1); err != nil {
-		return err
-	}
-	d.Deleting, d.UpdatedAt, d.CorrelationID, d.SystemData = true, c.now, c.correlation(), c.modified(d.SystemData)
-	if _, err := save(c.ctx(), h.server.store, was, d); err != nil {
-		return err
-	}
-	c.poll(d.ID, d.OperationID)
-	return c.empty(http.StatusAccepted)
 }
 
 var _ Vault = (*vault.Vault)(nil)

@@ -1,13 +1,11 @@
 package rest
 
 import (
-	"errors"
 	"net/http"
 	"time"
 
 	"headwater.dev/api/arm"
 	"headwater.dev/api/resource"
-	"headwater.dev/hub/store"
 )
 
 // reconcile asks the cluster to look at the source of a configuration at once.
@@ -52,38 +50,4 @@ func reconciled(e entry[fluxProperties]) (done bool, until time.Time, err error)
 		return false, time.Time{}, err
 	}
 	return o.LastHandledReconcileAt != "" && o.LastHandledReconcileAt == e.ReconcileRequestedAt, e.UpdatedAt.Add(defaultWait), nil
-}
-
-// confirm looks, after a record was made in a cluster, whether the cluster is
-// still the one that the request began with, and takes the record back when it
-// is being or was deleted: either the deletion, which looks below the cluster
-// after it was marked, finds the record, or this finds the mark.
-func (c *call) confirm(parent clusterEntry, made store.Record) error {
-	now, err := load[resource.ClusterProperties](c.ctx(), c.server.store, parent.record.Key)
-	if err != nil {
-		return err
-	}
-	if now.exists() && !now.Deleting && now.SystemData.CreatedAt.Equal(parent.SystemData.CreatedAt) {
-		return nil
-	}
-	if err := c.takeBack(made); err != nil {
-		return err
-	}
-	id, err := arm.ParseID(parent.ID)
-	if err != nil {
-		return err
-	}
-	return notFound(id)
-}
-
-// takeBack removes a record that this call has made, unless it was changed.
-func (c *call) takeBack(made store.Record) error {
-	err := c.server.store.Delete(c.ctx(), made.Key, made.Revision)
-	switch {
-	case errors.Is(err, store.ErrNotFound):
-		return nil
-	case err != nil:
-		return err
-	}
-	return c.server.vault.ForgetAll(c.ctx(), made.Key)
 }

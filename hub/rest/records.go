@@ -95,56 +95,6 @@ func retry(write func() error) error {
 	return err
 }
 
-// dissolve removes everything below a record that was marked as being deleted,
-// and the record at last. Since nothing new is let in below the mark, what a look
-// finds was there before, or is taken back by whoever made it (see confirm); so
-// it looks until there is nothing left. It can be cut off at any point and begun
-// again, also by several replicas at once: each removes only what is as it was
-// seen while the mark was there.
-func (s *Server) dissolve(ctx context.Context, root store.Record) error {
-	for {
-		type seen struct {
-			key      string
-			revision int64
-		}
-		var below []seen
-		_, err := store.Each(ctx, s.store, root.Key+"/", func(r store.Record) error {
-			below = append(below, seen{r.Key, r.Revision})
-			return nil
-		})
-		if err != nil {
-			return err
-		}
-		now, err := s.store.Get(ctx, root.Key)
-		if errors.Is(err, store.ErrNotFound) || err == nil && now.DesiredRevision != root.DesiredRevision {
-			return nil // another has ended it
-		}
-		if err != nil {
-			return err
-		}
-		if len(below) == 0 {
-			if err := s.store.Delete(ctx, root.Key, now.Revision); !lost(err) {
-				return err
-			}
-			continue
-		}
-		for _, r := range below {
-			err := s.store.Delete(ctx, r.key, r.revision)
-			if err == nil && !strings.Contains(r.key, "/operations/") {
-				err = s.vault.ForgetAll(ctx, r.key)
-			}
-			if err != nil && !lost(err) {
-				return err
-			}
-		}
-	}
-}
-
-// lost reports whether a write lost a race.
-func lost(err error) bool {
-	return errors.Is(err, store.ErrConflict) || errors.Is(err, store.ErrNotFound)
-}
-
 // remove deletes a record in whatever state it is; a missing one is no error.
 func (s *Server) remove(ctx context.Context, key string) error {
 	err := s.store.Delete(ctx, key, store.AnyRevision)

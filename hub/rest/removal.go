@@ -1,0 +1,151 @@
+package rest
+
+import (
+	"context"
+	"errors"
+	"net/http"
+	"strings"
+
+	"headwater.dev/api/arm"
+	"headwater.dev/api/resource"
+	"headwater.dev/hub/store"
+)
+
+// delete asks the agent to remove the resource; with forceDelete=true only the
+// record goes, at once.
+func (h child[P]) delete(c *call) error {
+	cluster, err := c.loadCluster()
+	if err != nil {
+		return err
+	}
+	force, err := forceDelete(c.r)
+	if err != nil {
+		return err
+	}
+	return retry(func() error {
+		was, err := load[P](c.ctx(), h.server.store, c.id.Key())
+		switch {
+		case err != nil:
+			return err
+		case !was.exists():
+			return c.empty(http.StatusNoContent)
+		case force:
+			if err := h.server.vault.ForgetAll(c.ctx(), c.id.Key()); err != nil {
+				return err
+			}
+			if err := h.server.store.Delete(c.ctx(), c.id.Key(), store.AnyRevision); err != nil && !errors.Is(err, store.ErrNotFound) {
+				return err
+			}
+			return c.empty(http.StatusOK)
+		}
+		return h.startDelete(c, cluster, was)
+	})
+}
+
+func (h child[P]) startDelete(c *call, cluster clusterEntry, was entry[P]) error {
+	progress, err := h.progress(was)
+	if err != nil {
+		return err
+	}
+	if state, _ := progress.State(c.now); was.Deleting && state != resource.Failed {
+		c.poll(was.ID, was.OperationID)
+		return c.empty(http.StatusAccepted)
+	}
+	if err := h.release(c, cluster, was.Name); err != nil {
+		return err
+	}
+	d := was.Desired
+	if d.OperationID, err = c.begin(d.ID, resource.VerbDelete, was.record.Generation+1); err != nil {
+		return err
+	}
+	d.Deleting, d.UpdatedAt, d.CorrelationID, d.SystemData = true, c.now, c.correlation(), c.modified(d.SystemData)
+	if _, err := save(c.ctx(), h.server.store, was, d); err != nil {
+		return err
+	}
+	c.poll(d.ID, d.OperationID)
+	return c.empty(http.StatusAccepted)
+}
+
+// confirm looks, after a record was made in a cluster, whether the cluster is
+// still the one that the request began with, and takes the record back when it
+// is being or was deleted: either the deletion, which looks below the cluster
+// after it was marked, finds the record, or this finds the mark.
+func (c *call) confirm(parent clusterEntry, made store.Record) error {
+	now, err := load[resource.ClusterProperties](c.ctx(), c.server.store, parent.record.Key)
+	if err != nil {
+		return err
+	}
+	if now.exists() && !now.Deleting && now.SystemData.CreatedAt.Equal(parent.SystemData.CreatedAt) {
+		return nil
+	}
+	if err := c.takeBack(made); err != nil {
+		return err
+	}
+	id, err := arm.ParseID(parent.ID)
+	if err != nil {
+		return err
+	}
+	return notFound(id)
+}
+
+// takeBack removes a record that this call has made, unless it was changed.
+func (c *call) takeBack(made store.Record) error {
+	err := c.server.store.Delete(c.ctx(), made.Key, made.Revision)
+	switch {
+	case errors.Is(err, store.ErrNotFound):
+		return nil
+	case err != nil:
+		return err
+	}
+	return c.server.vault.ForgetAll(c.ctx(), made.Key)
+}
+
+// dissolve removes everything below a record that was marked as being deleted,
+// and the record at last. Since nothing new is let in below the mark, what a look
+// finds was there before, or is taken back by whoever made it (see confirm); so
+// it looks until there is nothing left. It can be cut off at any point and begun
+// again, also by several replicas at once: each removes only what is as it was
+// seen while the mark was there.
+func (s *Server) dissolve(ctx context.Context, root store.Record) error {
+	for {
+		type seen struct {
+			key      string
+			revision int64
+		}
+		var below []seen
+		_, err := store.Each(ctx, s.store, root.Key+"/", func(r store.Record) error {
+			below = append(below, seen{r.Key, r.Revision})
+			return nil
+		})
+		if err != nil {
+			return err
+		}
+		now, err := s.store.Get(ctx, root.Key)
+		if errors.Is(err, store.ErrNotFound) || err == nil && now.DesiredRevision != root.DesiredRevision {
+			return nil // another has ended it
+		}
+		if err != nil {
+			return err
+		}
+		if len(below) == 0 {
+			if err := s.store.Delete(ctx, root.Key, now.Revision); !lost(err) {
+				return err
+			}
+			continue
+		}
+		for _, r := range below {
+			err := s.store.Delete(ctx, r.key, r.revision)
+			if err == nil && !strings.Contains(r.key, "/operations/") {
+				err = s.vault.ForgetAll(ctx, r.key)
+			}
+			if err != nil && !lost(err) {
+				return err
+			}
+		}
+	}
+}
+
+// lost reports whether a write lost a race.
+func lost(err error) bool {
+	return errors.Is(err, store.ErrConflict) || errors.Is(err, store.ErrNotFound)
+}
