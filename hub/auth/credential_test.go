@@ -59,6 +59,12 @@ func TestSecretsRotateAndExpire(t *testing.T) {
 	if status, text := d.login(t, "client_id", p.ID, "client_secret", second); status != http.StatusUnauthorized || !strings.HasPrefix(text, "AADSTS7000112") {
 		t.Errorf("disabled: %d %s", status, text)
 	}
+	if _, err := d.Assign(t.Context(), p.ObjectID, auth.Owner, "/"); err != nil {
+		t.Fatal(err)
+	}
+	if err := d.Authorize(t.Context(), p, "x/read", "/"); err == nil {
+		t.Error("a disabled principal still has rights")
+	}
 	if err := d.RemoveCredential(t.Context(), p.ID, added.ID); err != nil {
 		t.Fatal(err)
 	}

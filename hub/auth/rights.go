@@ -119,10 +119,21 @@ func Within(id, scope string) bool {
 }
 
 // Rights reads what a principal may do, from the store, so that what was given
-// or taken at any replica counts at once. Agents may do nothing at the users' door.
+// or taken at any replica counts at once. Agents may do nothing at the users'
+// door, nor may service principals that are gone or kept out, whatever tokens
+// they still have.
 func (a *Auth) Rights(ctx context.Context, p Principal) (Rights, error) {
 	if p.Kind != ServicePrincipal && p.Kind != User || p.ObjectID == "" {
 		return nil, nil
+	}
+	if p.Kind == ServicePrincipal {
+		record, _, err := a.principal(ctx, p.ID)
+		if errors.Is(err, store.ErrNotFound) || err == nil && (record.Disabled || record.ObjectID != p.ObjectID) {
+			return nil, nil
+		}
+		if err != nil {
+			return nil, errStore("look a client up", err)
+		}
 	}
 	var rights Rights
 	_, err := store.Each(ctx, a.store, assignmentKey(p.ObjectID, ""), func(r store.Record) error {

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"net/http"
 	"strings"
+	"sync"
 	"testing"
 
 	"headwater.dev/hub/auth"
@@ -109,6 +110,53 @@ func TestNobodyGivesAwayWhatHeDoesNotHave(t *testing.T) {
 		if got := c.rights.Covers(c.wanted, c.scope); got != c.want {
 			t.Errorf("%s: %v, want %v", name, got, c.want)
 		}
+	}
+}
+
+// TestReplicasAgreeAtOnce gives and takes a role at one hub and asks another.
+func TestReplicasAgreeAtOnce(t *testing.T) {
+	d := newDirectory(t)
+	other := d.open(t)
+	const action, scope = "Microsoft.X/y/read", "/subscriptions/s"
+	p, _, err := d.CreatePrincipal(t.Context(), "reader", 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range 3 {
+		name, err := d.Assign(t.Context(), p.ObjectID, auth.Reader, scope)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := other.Authorize(t.Context(), p, action, scope); err != nil {
+			t.Errorf("given: %v", err)
+		}
+		if err := d.Unassign(t.Context(), p.ObjectID, name); err != nil {
+			t.Fatal(err)
+		}
+		if err := other.Authorize(t.Context(), p, action, scope); err == nil {
+			t.Error("taken, but not at the other replica")
+		}
+	}
+}
+
+// TestOwnersCannotRemoveEachOtherAtOnce lets the last two owners try.
+func TestOwnersCannotRemoveEachOtherAtOnce(t *testing.T) {
+	d := newDirectory(t)
+	other := d.open(t)
+	second, _, err := d.CreatePrincipal(t.Context(), "second", 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := d.Assign(t.Context(), second.ObjectID, auth.Owner, "/"); err != nil {
+		t.Fatal(err)
+	}
+	var group sync.WaitGroup
+	errs := make([]error, 2)
+	group.Go(func() { errs[0] = d.DeletePrincipal(t.Context(), auth.Principal{ID: second.ID}) })
+	group.Go(func() { errs[1] = other.DeletePrincipal(t.Context(), auth.Principal{ID: d.admin.ClientID}) })
+	group.Wait()
+	if errors.Is(errs[0], auth.ErrLastOwner) == errors.Is(errs[1], auth.ErrLastOwner) {
+		t.Errorf("both or none: %v", errs)
 	}
 }
 

@@ -21,7 +21,8 @@ const reader = "acdd72a7-3385-48ef-bd42-f606fba81ae7"
 
 // TestStockAzureCLI is a person's day with the Azure CLI as Debian packages it.
 func TestStockAzureCLI(t *testing.T) {
-	h := start(t)
+	i := newIssuer(t)
+	h := start(t, "--oidc-issuers", i.file)
 	s := h.shell(t)
 	s.refused("AADSTS7000215", "login", "--service-principal", "-u", h.admin.ClientID, "-p", "wrong", "--tenant", h.admin.TenantID)
 	s.login(h.admin.ClientID, h.admin.ClientSecret)
@@ -52,7 +53,7 @@ func TestStockAzureCLI(t *testing.T) {
 	})
 	t.Run("resource", func(t *testing.T) { resources(s.in(t), cluster) })
 	t.Run("lock", func(t *testing.T) { locks(s.in(t), cluster) })
-	t.Run("role", func(t *testing.T) { roles(s.in(t), sub) })
+	t.Run("role", func(t *testing.T) { roles(s.in(t), sub, i) })
 	t.Run("activity", func(t *testing.T) {
 		s := s.in(t)
 		s.want("fluxConfigurations/write", "monitor", "activity-log", "list", "--offset", "1h", "--max-events", "200", "--query", "[].operationName.value")
@@ -113,7 +114,7 @@ func locks(s *shell, cluster string) {
 // roles makes a service principal with a secret and a certificate, gives it a
 // role, and signs in as it. What "az role" would do goes by "az rest": the
 // command of Debian's package fails before it sends anything.
-func roles(s *shell, sub string) {
+func roles(s *shell, sub string, i *issuer) {
 	id, name := uuid.NewString(), uuid.NewString()
 	principal := "/providers/Headwater.Identity/servicePrincipals/" + id
 	version := "?api-version=2026-01-01"
@@ -126,6 +127,7 @@ func roles(s *shell, sub string) {
 		s.t.Fatal(err)
 	}
 	s.az("rest", "--method", "post", "--url", principal+"/addKey"+version, "--body", string(body))
+	s.az("rest", "--method", "post", "--url", principal+"/addSubject"+version, "--body", `{"issuer":"`+i.server.URL+`","subject":"repo:web:main"}`)
 	assignment := sub + "/providers/Microsoft.Authorization/roleAssignments/" + name + "?api-version=2022-04-01"
 	s.az("rest", "--method", "put", "--url", assignment, "--body",
 		`{"properties":{"roleDefinitionId":"`+sub+`/providers/Microsoft.Authorization/roleDefinitions/`+reader+`","principalId":"`+oid+`"}}`)
@@ -136,6 +138,10 @@ func roles(s *shell, sub string) {
 		other.want("fleet", "group", "list", "--query", "[].name")
 		other.refused("AuthorizationFailed", "group", "create", "-n", "mine", "-l", "local")
 	}
+	federated := s.hub.shell(s.t)
+	federated.az("login", "--service-principal", "-u", id, "--federated-token", i.token(s.t, "repo:web:main"), "--tenant", s.hub.admin.TenantID)
+	federated.want("fleet", "group", "list", "--query", "[].name")
+	federated.refused("AADSTS7000215", "login", "--service-principal", "-u", id, "--federated-token", i.token(s.t, "repo:web:fork"), "--tenant", s.hub.admin.TenantID)
 	s.az("rest", "--method", "delete", "--url", assignment)
 	other.refused("AuthorizationFailed", "group", "list") // with the token that it has
 }

@@ -22,8 +22,8 @@ type hub struct {
 	admin        auth.Admin
 }
 
-// start builds and starts the hub, or skips where there is no az.
-func start(t *testing.T) *hub {
+// start builds and starts the hub, with further flags, or skips where there is no az.
+func start(t *testing.T, flags ...string) *hub {
 	t.Helper()
 	az, err := exec.LookPath("az")
 	if err != nil {
@@ -35,7 +35,7 @@ func start(t *testing.T) *hub {
 		t.Fatalf("build the hub: %v\n%s", err, out)
 	}
 	data := filepath.Join(dir, "data")
-	cmd := exec.Command(program, "serve", "--data-dir", data, "--listen", "127.0.0.1:0", "--metrics-listen", "")
+	cmd := exec.Command(program, append([]string{"serve", "--data-dir", data, "--listen", "127.0.0.1:0", "--metrics-listen", ""}, flags...)...)
 	var log bytes.Buffer
 	cmd.Stderr = &log
 	stdout, err := cmd.StdoutPipe()
