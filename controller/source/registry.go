@@ -35,7 +35,7 @@ type door struct {
 
 // registryOptions reads the credentials that a specification names.
 func (l *loops) registryOptions(ctx context.Context, obj client.Object, d door) (oci.Options, error) {
-	o := oci.Options{Insecure: d.insecure}
+	o := oci.Options{Insecure: d.insecure, LoopbackProxy: l.host.Options.LoopbackProxies}
 	names, err := l.pullSecrets(ctx, obj, d)
 	if err != nil {
 		return o, err

@@ -53,6 +53,9 @@ type Options struct {
 	// Helm repository may lead to although their addresses are not public.
 	PrivateChartHosts []string
 
+	// LoopbackProxies lets sources use a proxy on the controllers' own machine.
+	LoopbackProxies bool
+
 	StoragePath, StorageAddr, StorageAdvAddr string
 	ArtifactRetentionTTL                     time.Duration
 	ArtifactRetentionRecords                 int
@@ -95,6 +98,7 @@ func (o *Options) BindFlags(f *pflag.FlagSet) {
 	f.StringSliceVar(&o.VaultAddresses, "vault-addresses", nil, "Addresses of HashiCorp Vault that encrypted files may name; all but those of the machine itself when empty.")
 	f.BoolVar(&o.StrictSubstitution, "strict-substitution", false, "Refuse variables that are not set and have no default.")
 	f.StringSliceVar(&o.PrivateChartHosts, "private-chart-hosts", nil, "Hosts with private addresses that indexes of Helm repositories may lead to.")
+	f.BoolVar(&o.LoopbackProxies, "loopback-proxies", false, "Let sources use a proxy on the controllers' own machine.")
 	f.StringVar(&o.StoragePath, "storage-path", env("STORAGE_PATH", filepath.Join(os.TempDir(), "headwater-storage")), "Directory of artifacts and repository mirrors.")
 	f.StringVar(&o.StorageAddr, "storage-addr", env("STORAGE_ADDR", ":9090"), "Address that artifacts are served on.")
 	f.StringVar(&o.StorageAdvAddr, "storage-adv-addr", env("STORAGE_ADV_ADDR", ""), "Host, or host:port, of artifact URLs.")

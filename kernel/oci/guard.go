@@ -28,6 +28,8 @@ var (
 	// ErrAddress says that a registry, or where it leads, has an address that
 	// must not be asked.
 	ErrAddress = errors.New("it leads to an address that is not asked")
+	// ErrProxy says that a proxy is on this very machine.
+	ErrProxy = errors.New("the proxy is on the controller's own machine, which is refused")
 	// ErrDowngrade says that a registry leads from https to http.
 	ErrDowngrade = errors.New("it leads from https to http, which is refused")
 	// ErrRealm says that a registry wants to see credentials at a place that is
@@ -67,6 +69,7 @@ type guard struct {
 	secure     bool
 	proxied    bool
 	public     bool // the registry must be, too
+	local      bool // the proxy may be here
 	own, other *http.Transport
 	closest    atomic.Int32 // reach of the registry, once dialled
 	withheld   atomic.Bool  // credentials were asked for elsewhere
@@ -111,6 +114,9 @@ func dialling(control func(string, string, syscall.RawConn) error, config *tls.C
 
 func (g *guard) dialOwn(_, address string, _ syscall.RawConn) error {
 	at, err := netip.ParseAddrPort(address)
+	if err == nil && g.proxied && !g.local && reachOf(at.Addr()) == loopback {
+		return ErrProxy
+	}
 	if err != nil || reachOf(at.Addr()) == never || g.public && reachOf(at.Addr()) != public {
 		return ErrAddress
 	}
@@ -123,7 +129,10 @@ func (g *guard) dialOther(_, address string, _ syscall.RawConn) error {
 	if err != nil {
 		return ErrAddress
 	}
-	if r := reachOf(at.Addr()); r == never || !g.proxied && int32(r) > g.closest.Load() {
+	if g.proxied {
+		return g.dialOwn("", address, nil) // it is the proxy that is dialled
+	}
+	if r := reachOf(at.Addr()); r == never || int32(r) > g.closest.Load() {
 		return ErrAddress
 	}
 	return nil

@@ -159,6 +159,37 @@ func TestA06Rebinding(t *testing.T) {
 	}
 }
 
+// TestA07LoopbackProxy shows that a proxy of a tenant is not one on our own
+// machine, where it would reach what listens for us alone.
+func TestA07LoopbackProxy(t *testing.T) {
+	asked := 0
+	proxy := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { asked++ }))
+	defer proxy.Close()
+	for _, address := range []string{proxy.URL, strings.Replace(proxy.URL, "127.0.0.1", "localhost", 1), "http://169.254.169.254:80"} {
+		u, err := url.Parse(address)
+		if err != nil {
+			t.Fatal(err)
+		}
+		r, err := Open("oci://registry.example/app", Options{Proxy: u})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := r.Resolve(t.Context(), "v1"); !errors.Is(err, ErrProxy) && !errors.Is(err, ErrAddress) || asked > 0 {
+			t.Errorf("%s: %v, asked %d times", address, err, asked)
+		}
+		r.Close()
+	}
+	u, _ := url.Parse(proxy.URL)
+	r, err := Open("oci://registry.example/app", Options{Proxy: u, Insecure: true, LoopbackProxy: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	if _, _ = r.Resolve(t.Context(), "v1"); asked == 0 {
+		t.Error("a proxy that is allowed was not asked")
+	}
+}
+
 func TestSameDomain(t *testing.T) {
 	for pair, want := range map[[2]string]bool{
 		{"registry-1.docker.io", "auth.docker.io"}:                    true,

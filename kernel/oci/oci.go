@@ -50,6 +50,9 @@ type Options struct {
 	// TLS and Proxy may be nil.
 	TLS   *tls.Config
 	Proxy *url.URL
+	// LoopbackProxy allows a proxy on this very machine, where it could reach
+	// what listens for this machine alone.
+	LoopbackProxy bool
 	// Public refuses a registry whose address is not public.
 	Public bool
 }
@@ -80,7 +83,7 @@ func Open(raw string, o Options) (*Repository, error) {
 		return nil, fmt.Errorf("%w URL: want oci://<host>/<repository> without a tag", ErrInvalid)
 	}
 	r := &Repository{repo: repo, guard: newGuard(repo.RegistryStr(), repo.Scheme() == "https", o.TLS, o.Proxy)}
-	r.guard.public = o.Public
+	r.guard.public, r.guard.local = o.Public, o.LoopbackProxy
 	r.puller, err = remote.NewPuller(remote.WithTransport(r.guard), remote.WithAuth(authenticator(o, repo.RegistryStr())),
 		remote.WithUserAgent("headwater/1"), remote.WithJobs(1),
 		remote.WithRetryBackoff(remote.Backoff{Duration: 200 * time.Millisecond, Factor: 3, Steps: 2}),
@@ -268,7 +271,7 @@ func (e *RateError) Error() string {
 
 // classify gives an error its class, and leaves out what the registry wrote.
 func (r *Repository) classify(doing string, err error) error {
-	for _, refused := range []error{ErrRealm, ErrAddress, ErrDowngrade, ErrTooLarge} {
+	for _, refused := range []error{ErrRealm, ErrProxy, ErrAddress, ErrDowngrade, ErrTooLarge} {
 		if errors.Is(err, refused) {
 			return fmt.Errorf("%s: %w", doing, refused)
 		}

@@ -1,6 +1,7 @@
 package charts
 
 import (
+	"errors"
 	"fmt"
 	"net/http"
 	"net/http/httptest"
@@ -144,6 +145,87 @@ func TestWebKeepsCredentialsAtHome(t *testing.T) {
 	}
 	if _, err := secure.Resolve("http://a.example/x.tgz"); err == nil {
 		t.Error("an http URL in an https index was accepted")
+	}
+}
+
+// TestA04PassCredentials shows that passCredentials means the host and port that
+// the index names, and no other.
+func TestA04PassCredentials(t *testing.T) {
+	seen := map[string]string{}
+	server := func(name string, next func() string) *httptest.Server {
+		s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			seen[name] = r.Header.Get("Authorization")
+			if to := next(); to != "" {
+				http.Redirect(w, r, to, http.StatusFound)
+			}
+		}))
+		t.Cleanup(s.Close)
+		return s
+	}
+	third := server("third", func() string { return "" })
+	second := server("second", func() string { return third.URL })
+	home := server("home", func() string { return "" })
+	for pass, want := range map[bool]bool{false: false, true: true} {
+		clear(seen)
+		w, err := NewWeb(home.URL, secret.Basic{Username: "u", Password: canary}, nil, Rules{Private: []string{strings.TrimPrefix(second.URL, "http://"), "127.0.0.1"}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer w.Close()
+		w.PassOn = pass
+		u, err := w.Resolve(second.URL + "/chart.tgz")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := w.Get(t.Context(), u, 1000); err != nil {
+			t.Fatal(err)
+		}
+		if got := seen["second"] != ""; got != want {
+			t.Errorf("passCredentials %v: the named host saw them: %v", pass, got)
+		}
+		if at, asked := seen["third"]; at != "" || !asked {
+			t.Errorf("passCredentials %v: after a redirect: %q, asked %v", pass, at, asked)
+		}
+	}
+}
+
+// TestA03Private shows which hosts an index may lead to, and that a list makes
+// exceptions of exactly its own.
+func TestA03Private(t *testing.T) {
+	other := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { fmt.Fprint(w, "chart") }))
+	defer other.Close()
+	host := strings.TrimPrefix(other.URL, "http://")
+	for name, c := range map[string]struct {
+		base  string
+		rules Rules
+		ok    bool
+	}{
+		"not listed":         {"http://charts.example", Rules{}, false},
+		"listed with port":   {"http://charts.example", Rules{Private: []string{host}}, true},
+		"listed":             {"http://charts.example", Rules{Private: []string{"127.0.0.1"}}, true},
+		"other port":         {"http://charts.example", Rules{Private: []string{"127.0.0.1:1"}}, false},
+		"own host":           {other.URL, Rules{}, true},
+		"stranger":           {other.URL, Rules{Stranger: true}, false},
+		"own but link-local": {"http://169.254.169.254", Rules{}, false},
+	} {
+		w, err := NewWeb(c.base, secret.Basic{}, nil, c.rules)
+		if err != nil {
+			t.Fatal(err)
+		}
+		ref := other.URL + "/chart.tgz"
+		if strings.Contains(c.base, "169.254") {
+			ref = "latest/meta-data"
+		}
+		u, err := w.Resolve(ref)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := w.Get(t.Context(), u, 1000); (err == nil) != c.ok {
+			t.Errorf("%s: %v", name, err)
+		} else if err != nil && !errors.Is(err, ErrPrivate) {
+			t.Errorf("%s: %v, want %v", name, err, ErrPrivate)
+		}
+		w.Close()
 	}
 }
 
