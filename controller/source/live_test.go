@@ -86,6 +86,8 @@ func TestLoops(t *testing.T) {
 		"ChartDependencies":                 testChartDependencies,
 		"ChartVerify":                       testChartVerify,
 		"HelmUnchanged":                     testHelmUnchanged,
+		"OCIKeyless":                        testOCIKeyless,
+		"OCIPrivate":                        testOCIPrivate,
 		"OCIRateLimit":                      testOCIRateLimit,
 		"OCIRequests":                       testOCIRequests,
 		"OCIServiceAccount":                 testOCIServiceAccount,
