@@ -134,7 +134,7 @@ func (s *shop) pushReferrer(of, artifactType, layerType string, data []byte) {
 	s.must(remote.Write(s.name.Digest(d.String()), signed))
 }
 
-func newKey(t *testing.T) (*ecdsa.PrivateKey, []byte) {
+func newKey(t testing.TB) (*ecdsa.PrivateKey, []byte) {
 	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
