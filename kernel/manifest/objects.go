@@ -19,6 +19,7 @@ func toObjects(ctx context.Context, found []*resource.Resource, r Request) ([]*u
 	}
 	objects := make([]*unstructured.Unstructured, 0, len(found))
 	work := newWork(r.Limits)
+	var rendered int64
 	for _, res := range found {
 		if err := ctx.Err(); err != nil {
 			return nil, fmt.Errorf("build interrupted: %w", err)
@@ -26,6 +27,9 @@ func toObjects(ctx context.Context, found []*resource.Resource, r Request) ([]*u
 		raw, err := res.MarshalJSON()
 		if err != nil {
 			return nil, fmt.Errorf("%s: %w", res.CurId(), err)
+		}
+		if rendered += int64(len(raw)); rendered > r.Limits.Rendered {
+			return nil, fmt.Errorf("the build gives more than the limit of %d bytes", r.Limits.Rendered)
 		}
 		u := &unstructured.Unstructured{}
 		if err := u.UnmarshalJSON(raw); err != nil {

@@ -3,6 +3,7 @@ package manifest
 import (
 	"sync"
 
+	jsonpatch "gopkg.in/evanphx/json-patch.v4"
 	"sigs.k8s.io/kustomize/kyaml/openapi"
 )
 
@@ -18,11 +19,21 @@ var schema struct {
 func withSharedSchema(run func() error) error {
 	schema.RLock()
 	defer schema.RUnlock()
-	schema.once.Do(func() { openapi.Schema() })
+	schema.once.Do(prepare)
 	return run()
 }
 
+// maxCopied bytes by the copy operations of one patch, each of which can double
+// an object. The library keeps the limit for the whole process.
+const maxCopied = 1 << 20
+
+func prepare() {
+	openapi.Schema()
+	jsonpatch.AccumulatedCopySizeLimit = maxCopied
+}
+
 func withOwnSchema(run func() error) error {
+	schema.once.Do(prepare)
 	schema.Lock()
 	defer schema.Unlock()
 	defer func() {
