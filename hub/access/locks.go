@@ -209,11 +209,17 @@ func (a *Access) begin(ctx context.Context, at *auth.Attempt) error {
 	if at.Method != http.MethodPut || strings.HasPrefix(strings.ToLower(at.Action), "microsoft.authorization/") {
 		return nil
 	}
-	_, err := a.store.Get(ctx, arm.Fold(at.Scope))
-	if !errors.Is(err, store.ErrNotFound) {
-		return err
+	if !at.Looked {
+		_, err := a.store.Get(ctx, arm.Fold(at.Scope))
+		if err != nil && !errors.Is(err, store.ErrNotFound) {
+			return err
+		}
+		at.Missing = err != nil
 	}
-	err = a.auth.Assignments(ctx, func(x auth.Assignment) error {
+	if !at.Missing {
+		return nil
+	}
+	err := a.auth.Assignments(ctx, func(x auth.Assignment) error {
 		if !auth.Within(x.Scope, at.Scope) {
 			return nil
 		}

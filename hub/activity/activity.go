@@ -121,6 +121,7 @@ func (l *Log) Gate(ctx context.Context, a *auth.Attempt, next func() error) erro
 		return next()
 	}
 	before, known := l.desired(ctx, a)
+	a.Looked, a.Missing = known, before == nil
 	err := next()
 	if a.Status == 403 && !l.room(a.Who.ObjectID) {
 		return err

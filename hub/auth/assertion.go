@@ -5,6 +5,7 @@ import (
 	"crypto/x509"
 	"errors"
 	"net/http"
+	"net/url"
 	"strings"
 	"time"
 
@@ -134,8 +135,8 @@ func credentials(r *http.Request) (given, bool) {
 	g := given{form.Get("client_id"), form.Get("client_secret"), form.Get("client_assertion")}
 	user, password, basic := r.BasicAuth()
 	if basic {
-		u, err := unescape(user)
-		s, err2 := unescape(password)
+		u, err := url.QueryUnescape(user) // RFC 6749 has the parts encoded so
+		s, err2 := url.QueryUnescape(password)
 		if err != nil || err2 != nil || g.secret != "" || g.assertion != "" || g.client != "" && g.client != u {
 			return given{}, false
 		}

@@ -24,6 +24,9 @@ type Attempt struct {
 	At                         time.Time
 	// Header is that of the answer; it may be added to until the answer begins.
 	Header http.Header
+	// Missing says that the resource was not there when the attempt began; only
+	// where somebody has looked.
+	Missing, Looked bool
 	// Status of the answer and, when it is an error, its code. Zero until the
 	// attempt has ended.
 	Status int

@@ -203,9 +203,6 @@ func checkGrant(form url.Values) *refusal {
 	}
 }
 
-// unescape undoes what RFC 6749 does to the parts of basic authentication.
-func unescape(s string) (string, error) { return url.QueryUnescape(s) }
-
 // failedLogin is a refusal that may ask to wait.
 type failedLogin struct {
 	refusal
