@@ -80,6 +80,10 @@ func newWorld(t *testing.T, role string) *world {
 	return w
 }
 
+// hostAgent tells the host's requests from those of the tests, which are the
+// same administrator's.
+const hostAgent = "host-under-test"
+
 // childLabel keeps the objects of hosts in processes of their own from the one
 // of the test binary.
 const childLabel = "test.headwater.dev/child"
@@ -90,7 +94,9 @@ func startHost(c *kubetest.Cluster) error {
 	if err != nil {
 		return err
 	}
-	h, err := newHost(c.Config, dir, "!"+childLabel, nil)
+	config := rest.CopyConfig(c.Config)
+	config.UserAgent = hostAgent
+	h, err := newHost(config, dir, "!"+childLabel, nil)
 	if err != nil {
 		return err
 	}
@@ -233,6 +239,7 @@ func (w *world) configMap(name string) (*corev1.ConfigMap, error) {
 type audited struct {
 	Verb      string
 	Stage     string
+	UserAgent string
 	ObjectRef struct{ Resource, Subresource, Namespace, Name string }
 	User      struct{ Username string }
 	Acting    *struct{ Username string } `json:"impersonatedUser"`
