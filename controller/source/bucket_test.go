@@ -34,6 +34,13 @@ func (s *s3) set(key, value string) {
 	s.objects[key] = value
 }
 
+// count gives the number of objects that were read.
+func (s *s3) count() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.reads
+}
+
 func etagOf(data string) string { return fmt.Sprintf(`"%x"`, md5.Sum([]byte(data))) }
 
 func (s *s3) ServeHTTP(w http.ResponseWriter, r *http.Request) {
