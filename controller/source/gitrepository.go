@@ -100,6 +100,7 @@ func gitReference(o *sourcev1.GitRepository) git.Reference {
 func (g *gitLoop) credentials(ctx context.Context, s *gitScope) error {
 	var err error
 	if s.obj.Spec.ProxySecretRef != nil {
+		s.creds.LoopbackProxy = g.host.Options.LoopbackProxies
 		s.creds.Proxy, err = g.proxy(ctx, s.obj, s.obj.Spec.ProxySecretRef.Name)
 	}
 	var data secret.Secret
@@ -159,7 +160,7 @@ func (g *gitLoop) githubLogin(ctx context.Context, s *gitScope, data secret.Secr
 	if err != nil {
 		return badSecret(fmt.Errorf("Secret %q: %w", s.obj.Spec.SecretRef.Name, err))
 	}
-	app.CA, app.Proxy = s.creds.CA, s.creds.Proxy
+	app.CA, app.Proxy, app.LoopbackProxy = s.creds.CA, s.creds.Proxy, s.creds.LoopbackProxy
 	ctx, cancel := context.WithTimeout(ctx, timeout(s.timeout()))
 	defer cancel()
 	token, err := g.tokens.Get(ctx, app)

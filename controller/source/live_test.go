@@ -70,6 +70,7 @@ func TestLoops(t *testing.T) {
 	p := launch(t, c)
 	for name, test := range map[string]func(*testing.T, *world){
 		"Bucket":                            testBucket,
+		"GitAzureDevOps":                    testAzureDevOps,
 		"GitCodeCommit":                     testCodeCommit,
 		"GitHubApp":                         testGitHubApp,
 		"GitInclude":                        testGitInclude,
@@ -116,7 +117,7 @@ func launch(t *testing.T, c *kubetest.Cluster) *process {
 		Namespace: "flux-system", WatchAllNamespaces: true, MetricsAddr: "0", HealthAddr: "0",
 		NoCrossNamespaceRefs: true, DefaultServiceAccount: "flux-applier", Concurrent: 4,
 		RequeueDependency: 30 * time.Second, MinRetryDelay: 50 * time.Millisecond, MaxRetryDelay: time.Minute,
-		StoragePath: p.storage, StorageAddr: p.addr, StorageAdvAddr: p.addr,
+		StoragePath: p.storage, StorageAddr: p.addr, StorageAdvAddr: p.addr, LoopbackProxies: true,
 	})
 	if err != nil {
 		t.Fatal(err)

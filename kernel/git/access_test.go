@@ -130,6 +130,7 @@ func TestProxies(t *testing.T) {
 		p := listenProxy(t, serveProxy)
 		for kind, c := range map[string]Credentials{f.URL("private"): https, f.SSHURL("private"): ssh} {
 			before := p.made.Load()
+			c.LoopbackProxy = true
 			c.Proxy = &url.URL{Scheme: scheme, Host: p.Addr().String(), User: url.UserPassword("proxy", password)}
 			got, _, err := f.update(kind, c, Reference{Branch: "main"})
 			if err != nil || got != "main@sha1:"+h || p.made.Load() == before {
@@ -138,6 +139,13 @@ func TestProxies(t *testing.T) {
 			c.Proxy = &url.URL{Scheme: scheme, Host: p.Addr().String(), User: url.UserPassword("proxy", password+"-wrong")}
 			if _, _, err = f.update(kind, c, Reference{Branch: "main"}); err == nil || strings.Contains(err.Error(), password) {
 				t.Errorf("%s through %s with a wrong password: %v", kind, scheme, err)
+			}
+			c.LoopbackProxy = false
+			if _, _, err = f.update(kind, c, Reference{Branch: "main"}); !errors.Is(err, ErrAddress) && scheme != "socks5" {
+				t.Errorf("%s through %s on this machine (A07): %v", kind, scheme, err)
+			}
+			if err == nil {
+				t.Errorf("%s through %s on this machine (A07) was fetched", kind, scheme)
 			}
 		}
 	}

@@ -37,7 +37,7 @@ var (
 	// ErrInvalid says that something given by the user can never work.
 	ErrInvalid = errors.New("invalid")
 	// ErrAddress says that a server's address may not be connected to.
-	ErrAddress = errors.New("the address of the server is refused: link-local addresses always are, and private ones where a server on the Internet leads to them by a redirect or a submodule")
+	ErrAddress = errors.New("the address of the server is refused: link-local addresses always are, private ones where a server on the Internet leads to them by a redirect or a submodule, and proxies on this machine where they are not allowed")
 	// ErrProtocol says that the server broke the protocol or exceeded a limit.
 	ErrProtocol = errors.New("bad answer from the Git server")
 	// ErrDamaged says that a mirror lacks or cannot read an object; Reset it
@@ -131,6 +131,8 @@ type Credentials struct {
 	// Proxy is an HTTP or SOCKS5 proxy, with its user information. Nil means
 	// the environment's for HTTP and none for SSH.
 	Proxy *url.URL
+	// LoopbackProxy lets Proxy be on this machine.
+	LoopbackProxy bool
 	// limit is for URLs that come out of a repository rather than from its
 	// owner: how close to us the server may be. Zero means anywhere.
 	limit reach
@@ -141,7 +143,7 @@ type Credentials struct {
 // way through the proxy. Another server may be no closer to us than this one is,
 // so that a repository on the Internet cannot make us ask services inside.
 func (r *Remote) For(other string) Credentials {
-	c := Credentials{Proxy: r.creds.Proxy}
+	c := Credentials{Proxy: r.creds.Proxy, LoopbackProxy: r.creds.LoopbackProxy}
 	if u, err := parseURL(other); err == nil && u.Scheme == r.url.Scheme && strings.EqualFold(u.Host, r.url.Host) {
 		c = r.creds
 	}

@@ -70,7 +70,7 @@ func dialHTTP(u *url.URL, c Credentials, own *seen) func(context.Context, string
 		case splitErr != nil:
 			return nil, splitErr
 		case err == nil && via != nil && strings.EqualFold(host, via.Hostname()):
-			return dialer(0).DialContext(ctx, network, address)
+			return ProxyDialer(c.LoopbackProxy || c.Proxy == nil).DialContext(ctx, network, address)
 		case strings.EqualFold(host, u.Hostname()):
 			return own.dial(ctx, network, address, c.limit)
 		}
@@ -132,6 +132,15 @@ func (s *seen) dial(ctx context.Context, network, address string, limit reach) (
 		s.closest.CompareAndSwap(0, int32(reachOf(ap.Addr())))
 	}
 	return conn, nil
+}
+
+// ProxyDialer connects to proxies, and to those on this machine only where that
+// is allowed: services there trust who is on the machine.
+func ProxyDialer(loopback bool) *net.Dialer {
+	if loopback {
+		return dialer(0)
+	}
+	return dialer(private)
 }
 
 // dialer connects within a limit. It looks at what is dialled, after the name was

@@ -26,6 +26,7 @@ type sshDialer struct {
 	address string
 	config  *ssh.ClientConfig
 	proxy   *url.URL
+	local   bool // the proxy may be on this machine
 	limit   reach
 	seen    *seen
 }
@@ -53,7 +54,7 @@ func newSSHDialer(u *url.URL, c Credentials, own *seen) (*sshDialer, error) {
 	if user == "" {
 		user = "git"
 	}
-	d := &sshDialer{address: net.JoinHostPort(u.Hostname(), port), proxy: c.Proxy, limit: c.limit, seen: own}
+	d := &sshDialer{address: net.JoinHostPort(u.Hostname(), port), proxy: c.Proxy, local: c.LoopbackProxy, limit: c.limit, seen: own}
 	d.config = &ssh.ClientConfig{
 		User:              user,
 		Auth:              []ssh.AuthMethod{ssh.PublicKeys(signer)},
@@ -143,7 +144,7 @@ func (d *sshDialer) connect(ctx context.Context) (net.Conn, error) {
 			password, _ := u.Password()
 			auth = &proxy.Auth{User: u.Username(), Password: password}
 		}
-		socks, err := proxy.SOCKS5("tcp", via, auth, dialer(0))
+		socks, err := proxy.SOCKS5("tcp", via, auth, ProxyDialer(d.local))
 		if err != nil {
 			return nil, fmt.Errorf("proxy: %w", err)
 		}
@@ -153,7 +154,7 @@ func (d *sshDialer) connect(ctx context.Context) (net.Conn, error) {
 		}
 		return conn, nil
 	}
-	conn, err := dialer(0).DialContext(ctx, "tcp", via)
+	conn, err := ProxyDialer(d.local).DialContext(ctx, "tcp", via)
 	if err != nil {
 		return nil, fmt.Errorf("proxy: %w", err)
 	}

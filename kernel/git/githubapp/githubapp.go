@@ -26,6 +26,8 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"headwater.dev/kernel/git"
 )
 
 // The keys of the Secret of an app.
@@ -66,6 +68,8 @@ type App struct {
 	// system's authorities. A nil Proxy means the environment's.
 	CA    []byte
 	Proxy *url.URL
+	// LoopbackProxy lets Proxy be on this machine.
+	LoopbackProxy bool
 }
 
 // Present reports whether data is that of an app.
@@ -217,6 +221,7 @@ func (a App) client() (*http.Client, error) {
 	t := &http.Transport{Proxy: http.ProxyFromEnvironment, TLSHandshakeTimeout: 15 * time.Second, DisableKeepAlives: true}
 	if a.Proxy != nil {
 		t.Proxy = http.ProxyURL(a.Proxy)
+		t.DialContext = git.ProxyDialer(a.LoopbackProxy).DialContext
 	}
 	if len(a.CA) > 0 {
 		pool := x509.NewCertPool()

@@ -137,3 +137,39 @@ func leadTo(addr string) http.Handler {
 		_, _ = io.Copy(down, up)
 	})
 }
+
+// testAzureDevOps stands in for Azure: an identity endpoint of the kind that App
+// Service has gives a token for Azure DevOps, and a Git server wants to see it.
+func testAzureDevOps(t *testing.T, w *world) {
+	const token, header = "azure-" + canary, "secret-header"
+	identity := httptest.NewServer(http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
+		if r.Header.Get("X-IDENTITY-HEADER") != header || !strings.HasPrefix(r.URL.Query().Get("resource"), "499b84ac-1321-427f-aa17-267ca6975798") {
+			rw.WriteHeader(http.StatusForbidden)
+			return
+		}
+		fmt.Fprintf(rw, `{"access_token":%q,"expires_on":"%d","resource":"x","token_type":"Bearer"}`, token, time.Now().Add(time.Hour).Unix())
+	}))
+	defer identity.Close()
+	t.Setenv("IDENTITY_ENDPOINT", identity.URL)
+	t.Setenv("IDENTITY_HEADER", header)
+	w.newRepository("app", false)
+	h := w.commit("app", map[string]string{"a.yaml": "a"})
+	to, err := url.Parse(w.git.BaseURL())
+	if err != nil {
+		t.Fatal(err)
+	}
+	behind := &httputil.ReverseProxy{Rewrite: func(r *httputil.ProxyRequest) {
+		r.SetURL(to)
+		r.Out.Header.Del("Authorization")
+	}}
+	server := httptest.NewServer(http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
+		if r.Header.Get("Authorization") != "Bearer "+token {
+			rw.WriteHeader(http.StatusUnauthorized)
+			return
+		}
+		behind.ServeHTTP(rw, r)
+	}))
+	defer server.Close()
+	o := w.repository("app", server.URL+"/app.git", func(o *sourcev1.GitRepository) { o.Spec.Provider = sourcev1.GitProviderAzure })
+	w.ready(o, "main@sha1:"+h)
+}
