@@ -18,14 +18,15 @@ import (
 	"github.com/Azure/azure-sdk-for-go/sdk/resourcemanager/resources/armresources"
 )
 
-// TestGoSDKVersions builds one program with each older version of the SDK, in a
-// module of its own, and runs it against a hub with an agent.
+// TestGoSDKVersions builds one program with each older version of the SDK, and
+// one for roles, locks and the activity log, each in a module of its own, and
+// runs them against a hub with an agent.
 func TestGoSDKVersions(t *testing.T) {
 	r := run(t, Config{})
 	connected(t, r)
-	for _, version := range []string{"v1.1.1", "v2.0.0", "v2.1.0"} {
-		t.Run(version, func(t *testing.T) {
-			program := buildProof(t, version)
+	for proof, program := range map[string]string{"v1.1.1": "main.go", "v2.0.0": "main.go", "v2.1.0": "main.go", "rights": "rights/main.go"} {
+		t.Run(proof, func(t *testing.T) {
+			program := buildProof(t, proof, program)
 			cmd := exec.CommandContext(t.Context(), program)
 			cmd.Env = append(os.Environ(), "HUB="+r.URL(), "HUB_CA="+filepath.Join(r.dir, "ca.crt"), "AZURE_TENANT_ID="+r.admin.TenantID,
 				"AZURE_CLIENT_ID="+r.admin.ClientID, "AZURE_CLIENT_SECRET="+r.admin.ClientSecret, "AZURE_SUBSCRIPTION_ID="+r.admin.SubscriptionID)
@@ -36,17 +37,17 @@ func TestGoSDKVersions(t *testing.T) {
 	}
 }
 
-// buildProof makes the program of one version; it skips where the version's
-// modules are neither there nor to be had.
-func buildProof(t *testing.T, version string) string {
+// buildProof makes a program in a module of its own; it skips where the modules
+// that it needs are neither there nor to be had.
+func buildProof(t *testing.T, version, source string) string {
 	t.Helper()
 	dir := t.TempDir()
-	for _, name := range []string{filepath.Join(version, "go.mod"), filepath.Join(version, "go.sum"), "main.go"} {
+	for _, name := range []string{filepath.Join(version, "go.mod"), filepath.Join(version, "go.sum"), source} {
 		text, err := os.ReadFile(filepath.Join("testdata", "sdk", name))
 		if err != nil {
 			t.Fatal(err)
 		}
-		if name == "main.go" && strings.HasPrefix(version, "v1.") {
+		if name == source && strings.HasPrefix(version, "v1.") {
 			text = []byte(strings.Replace(string(text), `armkubernetesconfiguration/v2"`, `armkubernetesconfiguration"`, 1))
 		}
 		if err := os.WriteFile(filepath.Join(dir, filepath.Base(name)), text, 0o600); err != nil {
