@@ -182,6 +182,9 @@ func kustomizationOf(name string, k resource.Kustomization) config.Kustomization
 		Prune: k.Prune, Force: k.Force, Wait: k.Wait, Suspend: k.Suspend,
 		AdditionalConfigurations: additionalOf(k.AdditionalConfigurations),
 	}
+	if kc := k.KubeConfig; kc != nil {
+		c.KubeConfig = &config.KubeConfig{ClusterResourceID: kc.ClusterResourceID, ObjectLevelIdentity: identityOf(kc.ObjectLevelIdentity)}
+	}
 	if k.RetryIntervalInSeconds != nil {
 		interval := seconds(*k.RetryIntervalInSeconds)
 		c.RetryInterval = &interval

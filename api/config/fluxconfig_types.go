@@ -239,11 +239,23 @@ type Kustomization struct {
 	// Suspend stops this Kustomization alone.
 	// +optional
 	Suspend bool `json:"suspend,omitempty"`
+	// KubeConfig applies the entry in another cluster.
+	// +optional
+	KubeConfig *KubeConfig `json:"kubeConfig,omitempty"`
 	// AdditionalConfigurations is laid over the spec of the Kustomization.
 	// +optional
 	// +kubebuilder:pruning:PreserveUnknownFields
 	// +kubebuilder:validation:Type=object
 	AdditionalConfigurations *apiextensionsv1.JSON `json:"additionalConfigurations,omitempty"`
+}
+
+// KubeConfig is a managed cluster of Azure to apply to.
+type KubeConfig struct {
+	// ClusterResourceID is the ARM id of the cluster.
+	ClusterResourceID string `json:"clusterResourceId"`
+	// ObjectLevelIdentity is the workload identity with which that is done.
+	// +optional
+	ObjectLevelIdentity *ObjectLevelIdentity `json:"objectLevelIdentity,omitempty"`
 }
 
 // ObjectLevelIdentity is a workload identity of one object.

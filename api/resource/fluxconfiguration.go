@@ -203,8 +203,17 @@ type Kustomization struct {
 	PostBuild              *PostBuild `json:"postBuild"`
 	// Suspend stops this kustomization alone; Headwater's own.
 	Suspend bool `json:"suspend,omitempty"`
+	// KubeConfig applies the kustomization in another cluster.
+	KubeConfig *KubeConfig `json:"kubeConfig,omitempty"`
 	// AdditionalConfigurations is laid over the spec of the Kustomization.
 	AdditionalConfigurations json.RawMessage `json:"additionalConfigurations,omitempty"`
+}
+
+// KubeConfig is a managed cluster of Azure to apply to, and the workload identity
+// with which that is done.
+type KubeConfig struct {
+	ClusterResourceID   string               `json:"clusterResourceId"`
+	ObjectLevelIdentity *ObjectLevelIdentity `json:"objectLevelIdentity"`
 }
 
 // ObjectLevelIdentity is a workload identity of one object. ServiceAccountName

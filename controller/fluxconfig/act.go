@@ -125,11 +125,18 @@ func (r *reconciler) applyAll(ctx context.Context, s *scope) error {
 	if err != nil {
 		return err
 	}
-	if err := r.keepIdentity(ctx, s); err != nil {
+	if err := r.keepIdentities(ctx, s); err != nil {
 		return err
 	}
 	if err := r.apply(ctx, source); err != nil {
 		return err
+	}
+	for _, k := range s.obj.Spec.Kustomizations {
+		if m := clusterOf(s.obj, k); m != nil {
+			if err := r.apply(ctx, m); err != nil {
+				return err
+			}
+		}
 	}
 	for _, k := range ks {
 		afterSource(s, k)
@@ -186,7 +193,8 @@ func (r *reconciler) removeUnwanted(ctx context.Context, s *scope) error {
 			}
 		}
 	}
-	if err := r.dropIdentities(ctx, s.obj, identityName(s.obj)); err != nil {
+	accounts, clusters := wantedNames(s.obj)
+	if err := r.dropUnwanted(ctx, s.obj, accounts, clusters); err != nil {
 		return err
 	}
 	if s.credentials == nil && s.auth != nil && s.auth.Labels[config.LabelManaged] == "true" {
@@ -238,7 +246,7 @@ func (r *reconciler) deleteSource(ctx context.Context, s *scope) error {
 			return err
 		}
 	}
-	if err := r.dropIdentities(ctx, s.obj, ""); err != nil {
+	if err := r.dropUnwanted(ctx, s.obj, nil, nil); err != nil {
 		return err
 	}
 	secrets := []string{authName(s.obj)}

@@ -236,6 +236,25 @@ func additional(t *testing.T, c client.Client, ns string) {
 		return firstError(exists(ctx, c, fc, ns, "cfg"), expect(fc.Status.LastHandledReconcileAt == at, "not handled"))
 	})
 
+	// Another cluster of Azure: where it is, and who asks for access.
+	const aks = "/subscriptions/s/resourceGroups/g/providers/Microsoft.ContainerService/managedClusters/staging"
+	update(t, c, fc, func() {
+		fc.Spec.Kustomizations[1].KubeConfig = &config.KubeConfig{ClusterResourceID: aks, ObjectLevelIdentity: &config.ObjectLevelIdentity{ClientID: "client-2"}}
+	})
+	cluster := &corev1.ConfigMap{}
+	eventually(t, func() error {
+		return firstError(exists(ctx, c, cluster, ns, "cfg-b-kubeconfig"), exists(ctx, c, account, ns, "cfg-b-identity"), exists(ctx, c, b, ns, "cfg-b"),
+			expect(b.Spec.KubeConfig != nil && b.Spec.KubeConfig.ConfigMapRef.Name == "cfg-b-kubeconfig", "the kustomization stays in this cluster"))
+	})
+	if diff := cmp.Diff(map[string]string{"provider": "azure", "cluster": aks, "serviceAccountName": "cfg-b-identity"}, cluster.Data); diff != "" || account.Annotations[annotationClientID] != "client-2" {
+		t.Errorf("the cluster (-want +got):\n%s%v", diff, account.Annotations)
+	}
+	update(t, c, fc, func() { fc.Spec.Kustomizations[1].KubeConfig = nil })
+	eventually(t, func() error {
+		return firstError(gone(ctx, c, &corev1.ConfigMap{}, ns, "cfg-b-kubeconfig"), gone(ctx, c, &corev1.ServiceAccount{}, ns, "cfg-b-identity"),
+			exists(ctx, c, &corev1.ServiceAccount{}, ns, "cfg-identity"))
+	})
+
 	// What Flux does not know is said, and nothing is half applied.
 	update(t, c, fc, func() { fc.Spec.Kustomizations[0].AdditionalConfigurations = free(`{"decrypt":true}`) })
 	refused(t, c, fc, `kustomizations[a].additionalConfigurations does not fit the spec of a Kustomization: unknown field "decrypt"`)

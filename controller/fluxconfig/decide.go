@@ -217,6 +217,9 @@ func kustomizationsOf(c *config.FluxConfig) ([]*kustomizev1.Kustomization, error
 		if c.Spec.SourceKind == sourcev1.GitRepositoryKind {
 			o.Spec.Patches = []kustomize.Patch{managedSource(c)}
 		}
+		if m := clusterOf(c, k); m != nil {
+			o.Spec.KubeConfig = &meta.KubeConfigReference{ConfigMapRef: &meta.LocalObjectReference{Name: m.Name}}
+		}
 		if err := overlay(c, o, kustomizev1.KustomizationKind, "kustomizations["+k.Name+"]", k.AdditionalConfigurations); err != nil {
 			return nil, err
 		}

@@ -278,7 +278,7 @@ func watched() []client.Object {
 // watched so that a change by hand is mended.
 func generatedKinds() []schema.GroupVersionKind {
 	return []schema.GroupVersionKind{
-		{Version: "v1", Kind: "Secret"}, {Version: "v1", Kind: "ServiceAccount"},
+		{Version: "v1", Kind: "Secret"}, {Version: "v1", Kind: "ServiceAccount"}, {Version: "v1", Kind: "ConfigMap"},
 		{Group: "rbac.authorization.k8s.io", Version: "v1", Kind: "RoleBinding"},
 		{Group: "rbac.authorization.k8s.io", Version: "v1", Kind: "ClusterRoleBinding"},
 	}

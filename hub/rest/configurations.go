@@ -88,7 +88,7 @@ func renderConfiguration(c *call, v view[fluxProperties]) error {
 		for name, k := range all {
 			if k, ok := k.(map[string]any); ok {
 				k["name"] = name
-				nulls(k, "additionalConfigurations")
+				nulls(k, "kubeConfig", "additionalConfigurations")
 			}
 		}
 	}

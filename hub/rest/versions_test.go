@@ -44,7 +44,7 @@ func eras() []era {
 			[]string{"wait", "postBuild"}, []string{"git", "bucket", "blob", "oci"}, commit, "httpsCACert", false},
 		{[]string{versions.NewestPreview}, []string{"waitForReconciliation", "reconciliationWaitDuration", "reconcileRequestedAt", "lastHandledReconcileAt"},
 			[]string{"provider", "sparseCheckout", "objectLevelIdentity", "additionalConfigurations"},
-			[]string{"wait", "postBuild", "suspend", "additionalConfigurations"}, []string{"git", "bucket", "blob", "oci"}, commit, "httpsCACert", false},
+			[]string{"wait", "postBuild", "suspend", "kubeConfig", "additionalConfigurations"}, []string{"git", "bucket", "blob", "oci"}, commit, "httpsCACert", false},
 	}
 }
 
@@ -58,6 +58,8 @@ func (e era) example(kind string) string {
 	extra := map[string]string{
 		"wait": `"wait":false`, "postBuild": `"postBuild":{"substitute":{"region":"eu"},"substituteFrom":[{"kind":"ConfigMap","name":"vars","optional":true}]}`,
 		"validation": `"validation":"none"`, "suspend": `"suspend":true`, "additionalConfigurations": `"additionalConfigurations":{"decryption":{"provider":"sops"}}`,
+		"kubeConfig": `"kubeConfig":{"clusterResourceId":"/subscriptions/s/resourceGroups/g/providers/Microsoft.ContainerService/managedClusters/staging",` +
+			`"objectLevelIdentity":{"clientId":"i","tenantId":"t","serviceAccountName":null}}`,
 		"provider": `"provider":"Generic"`, "sparseCheckout": `"sparseCheckout":["deploy"]`, "waitForReconciliation": `"waitForReconciliation":true`,
 		"reconciliationWaitDuration": `"reconciliationWaitDuration":"PT30M"`,
 	}

@@ -6,6 +6,7 @@ import (
 	"path"
 	"strings"
 
+	"headwater.dev/api/arm"
 	"headwater.dev/api/resource"
 )
 
@@ -29,6 +30,27 @@ func (p *Problems) objectIdentity(target string, i *resource.ObjectLevelIdentity
 	}
 	if n := text(i.ServiceAccountName); n != "" && (len(n) > 253 || !subdomain.MatchString(n)) {
 		p.Add(target+".serviceAccountName", "%q is not the name of a service account", n)
+	}
+}
+
+// kubeConfig checks the other cluster of a kustomization.
+func (p *Problems) kubeConfig(target string, k resource.Kustomization) {
+	if k.KubeConfig == nil {
+		return
+	}
+	target += ".kubeConfig"
+	id, err := arm.ParseID(k.KubeConfig.ClusterResourceID)
+	if err != nil || !strings.EqualFold(id.Type(), resource.TypeManagedCluster) {
+		p.Add(target+".clusterResourceId", "%q is not the id of a managed cluster of Azure. For any other cluster put a kubeconfig into a Secret and name it in "+
+			`additionalConfigurations, {"kubeConfig":{"secretRef":{"name":"…"}}}, or connect the cluster to this hub and configure it there`, k.KubeConfig.ClusterResourceID)
+	}
+	if k.KubeConfig.ObjectLevelIdentity == nil {
+		p.Add(target+".objectLevelIdentity", "is missing: without one the controllers' own identity would be used")
+	}
+	p.objectIdentity(target+".objectLevelIdentity", k.KubeConfig.ObjectLevelIdentity)
+	var more map[string]any
+	if json.Unmarshal(k.AdditionalConfigurations, &more) == nil && more["kubeConfig"] != nil {
+		p.Add(target, "is given twice: here and in additionalConfigurations")
 	}
 }
 

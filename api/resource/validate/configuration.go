@@ -95,10 +95,7 @@ func (p *Problems) kustomizations(config string, c *resource.FluxConfigurationPr
 		}
 		p.kustomization(target, k)
 		p.additional(target, "Kustomization", &k.AdditionalConfigurations)
-		if o, ok := m[name].(map[string]any); ok && o["kubeConfig"] != nil {
-			p.Add(target+".kubeConfig", "is not possible: put a kubeconfig of the other cluster into a Secret and name it in additionalConfigurations, "+
-				`{"kubeConfig":{"secretRef":{"name":"…"}}}, or connect that cluster to this hub and configure it there`)
-		}
+		p.kubeConfig(target, k)
 		c.Kustomizations[name] = k
 	}
 	p.dependencies(config, c.Kustomizations)
