@@ -19,7 +19,11 @@ func NewCommand(version string) *cobra.Command {
 		Use: "hub", Short: "The control plane of Headwater", Version: version,
 		SilenceUsage: true, SilenceErrors: true,
 	}
-	root.AddCommand(newServeCommand(), newShowCommand())
+	for _, c := range []*cobra.Command{newServeCommand(), newCheckCommand(), newBackupCommand(), newCompactCommand()} {
+		settings(c, os.Getenv)
+		root.AddCommand(c)
+	}
+	root.AddCommand(newShowCommand(), newRestoreCommand())
 	return root
 }
 
@@ -53,17 +57,23 @@ The first start makes a certificate authority (ca.crt), an administrator
 			return h.Run(cmd.Context())
 		},
 	}
+	serveFlags(cmd, &c)
 	f := cmd.Flags()
-	f.StringVar(&c.DataDir, "data-dir", "", "directory of records, keys and certificates (required)")
+	f.StringVar(&level, "log-level", "info", "debug, info or error")
+	f.StringVar(&format, "log-format", "json", "json or text")
+	return cmd
+}
+
+// serveFlags are the settings of a hub.
+func serveFlags(cmd *cobra.Command, c *Config) {
+	f := cmd.Flags()
+	storageFlags(cmd, c)
+	f.Int64Var(&c.EtcdQuota, "etcd-quota", 8<<30, "most bytes that the embedded etcd's database may have; beyond them writes are refused until space is made")
 	f.StringVar(&c.Listen, "listen", "127.0.0.1:8443", "address to serve users and agents on; port 0 chooses one")
 	f.StringVar(&c.ExternalURL, "external-url", "", "https://host[:port] by which users and agents know this hub (default that of --listen)")
 	f.StringSliceVar(&c.Hostnames, "hostname", nil, "further names and addresses for the generated certificate")
 	f.StringVar(&c.TLSCert, "tls-cert", "", "PEM file with the certificate to serve instead of a generated one; read again when it changes")
 	f.StringVar(&c.TLSKey, "tls-key", "", "PEM file with the key of --tls-cert")
-	f.StringSliceVar(&c.EtcdEndpoints, "etcd-endpoints", nil, "URLs of an external etcd (default embedded)")
-	f.StringVar(&c.EtcdCA, "etcd-ca", "", "PEM file with the authority of the external etcd")
-	f.StringVar(&c.EtcdCert, "etcd-cert", "", "PEM file with the client certificate for the external etcd")
-	f.StringVar(&c.EtcdKey, "etcd-key", "", "PEM file with the key of --etcd-cert")
 	f.StringArrayVar(&c.KeeperURLs, "kms-url", nil, "key that wraps protected settings, as a gocloud.dev/secrets URL (awskms, azurekeyvault, gcpkms, hashivault); repeat for former keys, which unwrap only (default the file vault.key in the data directory)")
 	f.StringVar(&c.MetricsListen, "metrics-listen", "127.0.0.1:0", "address of /metrics, plain HTTP; empty for none")
 	f.BoolVar(&c.Profiling, "profiling", false, "serve profiles at /debug/pprof/ of --metrics-listen")
@@ -74,10 +84,17 @@ The first start makes a certificate authority (ca.crt), an administrator
 	f.StringSliceVar(&c.ExtensionVersions, "extension-versions", nil, "versions of the extension microsoft.flux that are out (default this program's own)")
 	f.StringSliceVar(&c.Locations, "locations", []string{"local"}, "locations that are offered to clients")
 	c.People.flags(f)
-	f.StringVar(&level, "log-level", "info", "debug, info or error")
-	f.StringVar(&format, "log-format", "json", "json or text")
 	if err := cmd.MarkFlagRequired("data-dir"); err != nil {
 		panic(err) // the flag is defined above
 	}
-	return cmd
+}
+
+// storageFlags are the words that say where a hub's storage is.
+func storageFlags(cmd *cobra.Command, c *Config) {
+	f := cmd.Flags()
+	f.StringVar(&c.DataDir, "data-dir", "", "directory of records, keys and certificates (required)")
+	f.StringSliceVar(&c.EtcdEndpoints, "etcd-endpoints", nil, "URLs of an external etcd (default embedded)")
+	f.StringVar(&c.EtcdCA, "etcd-ca", "", "PEM file with the authority of the external etcd")
+	f.StringVar(&c.EtcdCert, "etcd-cert", "", "PEM file with the client certificate for the external etcd")
+	f.StringVar(&c.EtcdKey, "etcd-key", "", "PEM file with the key of --etcd-cert")
 }

@@ -51,6 +51,8 @@ type Config struct {
 	EtcdEndpoints []string
 	// EtcdCA, EtcdCert and EtcdKey are PEM files for an external etcd over TLS.
 	EtcdCA, EtcdCert, EtcdKey string
+	// EtcdQuota bounds the embedded etcd's database, in bytes; 8 GiB when zero.
+	EtcdQuota int64
 	// KeeperURLs name the vault's keys in key services, the one that wraps first;
 	// a local file when empty.
 	KeeperURLs []string
@@ -179,18 +181,26 @@ func (h *Hub) listen() (err error) {
 }
 
 // open brings the storage up.
-func (h *Hub) open(ctx context.Context) (err error) {
-	c := etcd.Config{Logger: h.log}
-	if len(h.config.EtcdEndpoints) == 0 {
-		c.Dir = filepath.Join(h.config.DataDir, "etcd")
-	} else {
-		c.Endpoints = h.config.EtcdEndpoints
-		if c.TLS, err = clientTLS(h.config.EtcdCA, h.config.EtcdCert, h.config.EtcdKey); err != nil {
-			return err
-		}
+func (h *Hub) open(ctx context.Context) error {
+	c, err := h.config.storage()
+	if err != nil {
+		return err
 	}
+	c.Logger = h.log
 	h.store, err = etcd.Open(ctx, c)
 	return err
+}
+
+// storage says which etcd a hub uses.
+func (c Config) storage() (etcd.Config, error) {
+	if len(c.EtcdEndpoints) == 0 {
+		if c.DataDir == "" {
+			return etcd.Config{}, errors.New("give a data directory with --data-dir, or an external etcd with --etcd-endpoints")
+		}
+		return etcd.Config{Dir: filepath.Join(c.DataDir, "etcd"), QuotaBytes: c.EtcdQuota}, nil
+	}
+	secured, err := clientTLS(c.EtcdCA, c.EtcdCert, c.EtcdKey)
+	return etcd.Config{Endpoints: c.EtcdEndpoints, TLS: secured}, err
 }
 
 // doors wires the parts: everything below /agents/v1/ is the agents' door, the

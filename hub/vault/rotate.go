@@ -115,3 +115,22 @@ func (v *Vault) rewrap(ctx context.Context, r store.Record) (bool, error) {
 	_, err = v.store.Put(ctx, store.Put{Key: r.Key, Value: value, Expect: r.Revision, TTL: left})
 	return err == nil, err
 }
+
+// Try opens the keys that a configuration names and uses each once, as a check
+// before a hub is started; it needs no store.
+func Try(ctx context.Context, c Config) error {
+	keepers, err := openKeepers(ctx, c)
+	if err != nil {
+		return err
+	}
+	for i, k := range keepers {
+		box, err := k.Encrypt(ctx, []byte("check"))
+		if err == nil {
+			_, err = k.Decrypt(ctx, box)
+		}
+		if err != nil {
+			return fmt.Errorf("use key %d of %d: %w", i+1, len(keepers), err)
+		}
+	}
+	return nil
+}

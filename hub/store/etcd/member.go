@@ -6,6 +6,8 @@ import (
 	"log/slog"
 	"net/url"
 	"os"
+	"path/filepath"
+	"strings"
 	"time"
 
 	"go.etcd.io/etcd/server/v3/embed"
@@ -22,8 +24,21 @@ const (
 	memberName     = "hub"
 )
 
-// memberConfig is a lone member that listens nowhere: this process alone talks
-// to it.
+// maxSocket is the length of the longest path of a socket.
+const maxSocket = 100
+
+// socket is where an embedded member hears those who may read its directory, such
+// as a backup; empty when the path would be too long.
+func socket(dir string) string {
+	path, err := filepath.Abs(filepath.Join(dir, "client.sock"))
+	if err != nil || len(path) > maxSocket {
+		return ""
+	}
+	return path
+}
+
+// memberConfig is a lone member that listens nowhere but at a socket in its
+// directory, which has mode 0700.
 func memberConfig(c Config, log *slog.Logger) (*embed.Config, error) {
 	if err := os.MkdirAll(c.Dir, 0o700); err != nil {
 		return nil, fmt.Errorf("create the data directory: %w", err)
@@ -31,8 +46,13 @@ func memberConfig(c Config, log *slog.Logger) (*embed.Config, error) {
 	cfg := embed.NewConfig()
 	cfg.Name, cfg.Dir = memberName, c.Dir
 	nowhere := url.URL{Scheme: "http", Host: "localhost:2380"} // a name; nothing listens there
-	cfg.ListenPeerUrls, cfg.ListenClientUrls = nil, nil
-	cfg.AdvertisePeerUrls, cfg.AdvertiseClientUrls = []url.URL{nowhere}, nil
+	cfg.ListenPeerUrls, cfg.ListenClientUrls, cfg.AdvertiseClientUrls = nil, nil, nil
+	if path := socket(c.Dir); path != "" {
+		cfg.ListenClientUrls = []url.URL{{Scheme: "unix", Path: path}}
+		cfg.AdvertiseClientUrls = cfg.ListenClientUrls
+		cfg.EnableGRPCGateway = false
+	}
+	cfg.AdvertisePeerUrls = []url.URL{nowhere}
 	cfg.InitialCluster = cfg.InitialClusterFromName(memberName)
 
 	cfg.QuotaBackendBytes = c.QuotaBytes
@@ -89,9 +109,12 @@ func (b bridge) With(fields []zapcore.Field) zapcore.Core {
 	return bridge{log: b.log.With(attributes(fields)...)}
 }
 
-// Check adds the bridge to a message that somebody wants.
+// Check adds the bridge to a message that somebody wants. What etcd says of its
+// listener is not: that is a socket for backups, not a port with load, and it
+// complains about every orderly end of it.
 func (b bridge) Check(e zapcore.Entry, checked *zapcore.CheckedEntry) *zapcore.CheckedEntry {
-	if b.Enabled(e.Level) {
+	if b.Enabled(e.Level) && !strings.HasPrefix(e.Message, "Running http and grpc server on single port") &&
+		!strings.HasPrefix(e.Message, "setting up serving from embedded etcd failed") {
 		return checked.AddCore(e, b)
 	}
 	return checked

@@ -166,3 +166,17 @@ func (s *Store) rewrite(ctx context.Context, client *clientv3.Client) (gained in
 	}
 	return gained, nil
 }
+
+// Full says, as store.ErrFull, that writes are refused for want of space.
+func (s *Store) Full(ctx context.Context) error {
+	ctx, cancel := bounded(ctx)
+	defer cancel()
+	alarms, err := s.client().AlarmList(ctx)
+	if err != nil {
+		return fault(ctx, err)
+	}
+	if len(alarms.Alarms) > 0 {
+		return fmt.Errorf("%w: etcd has come to its quota; delete what is not needed, then run \"hub compact\"", store.ErrFull)
+	}
+	return nil
+}
