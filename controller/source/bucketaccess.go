@@ -77,7 +77,7 @@ func (l *loops) bucketAccess(ctx context.Context, o *sourcev1.Bucket) (access, e
 			return a, err
 		}
 	}
-	a.transport = bucket.NewTransport(config, a.proxy)
+	a.transport = bucket.NewTransport(config, a.proxy, l.host.Options.LoopbackProxies)
 	a.config = bucket.Config{
 		Bucket: spec.BucketName, Endpoint: spec.Endpoint, Region: spec.Region, Insecure: spec.Insecure, Transport: patient{a.transport},
 	}
@@ -136,7 +136,7 @@ func (l *loops) ldap(ctx context.Context, o *sourcev1.Bucket, a access) (bucket.
 			return bucket.S3Credentials{}, err
 		}
 	}
-	transport := bucket.NewTransport(config, a.proxy)
+	transport := bucket.NewTransport(config, a.proxy, l.host.Options.LoopbackProxies)
 	transport.DisableKeepAlives = true // it is asked once
 	return bucket.S3FromLDAP(sts.Endpoint, account.Username, account.Password, patient{transport})
 }

@@ -137,6 +137,17 @@ func TestEndpointsThatAreNotAsked(t *testing.T) {
 			t.Errorf("%s: %v", address, err)
 		}
 	}
+	if err := refuseLoopback("tcp", "127.0.0.1:3128", nil); !errors.Is(err, ErrProxy) {
+		t.Errorf("a proxy on this machine: %v", err)
+	}
+	proxied := NewTransport(nil, &url.URL{Scheme: "http", Host: "127.0.0.1:1"})
+	r, err := http.NewRequest(http.MethodGet, "http://storage.example/", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := proxied.RoundTrip(r); !errors.Is(err, ErrProxy) {
+		t.Errorf("a proxy on this machine was asked: %v", err)
+	}
 	d := must[Driver](t)(NewS3(Config{Bucket: "latest", Endpoint: "169.254.169.254", Insecure: true, Region: "r", Transport: NewTransport(nil, nil)}, S3Credentials{}))
 	if err := d.List(t.Context(), "", func(Object) error { return nil }); !errors.Is(err, ErrAddress) {
 		t.Errorf("the metadata service was asked: %v", err)

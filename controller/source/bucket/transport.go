@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"net/netip"
 	"net/url"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -17,13 +18,23 @@ import (
 // ones, where the metadata services of clouds are, and those of no host.
 var ErrAddress = errors.New("the endpoint leads to an address that is not asked")
 
+// ErrProxy says that a proxy is on this machine, where tenants' proxies are not.
+var ErrProxy = errors.New("the proxy is on the controllers' own machine, which is refused (--loopback-proxies allows it)")
+
 // NewTransport makes the transport of one conversation; the caller closes its
 // idle connections in the end. config and proxy may be nil. Addresses are
 // judged when they are dialled, after names were resolved.
-func NewTransport(config *tls.Config, proxy *url.URL) *http.Transport {
+//
+// A proxy on this machine's loopback interface is refused unless loopbackProxy
+// is given: it could be any service that listens only for its neighbours.
+func NewTransport(config *tls.Config, proxy *url.URL, loopbackProxy ...bool) *http.Transport {
+	control := refuseLinkLocal
+	if proxy != nil && !slices.Contains(loopbackProxy, true) {
+		control = refuseLoopback
+	}
 	t := &http.Transport{
 		Proxy:                  http.ProxyFromEnvironment,
-		DialContext:            (&net.Dialer{Timeout: 15 * time.Second, Control: refuseLinkLocal}).DialContext,
+		DialContext:            (&net.Dialer{Timeout: 15 * time.Second, Control: control}).DialContext,
 		TLSHandshakeTimeout:    15 * time.Second,
 		ResponseHeaderTimeout:  30 * time.Second,
 		MaxResponseHeaderBytes: 64 << 10,
@@ -50,6 +61,14 @@ func refuseLinkLocal(_, address string, _ syscall.RawConn) error {
 		return ErrAddress
 	}
 	return nil
+}
+
+// refuseLoopback refuses what refuseLinkLocal refuses, and the own machine.
+func refuseLoopback(network, address string, c syscall.RawConn) error {
+	if at, err := netip.ParseAddrPort(address); err == nil && at.Addr().Unmap().IsLoopback() {
+		return ErrProxy
+	}
+	return refuseLinkLocal(network, address, c)
 }
 
 // Plain takes the URL out of an error of a request: its query may hold a key.

@@ -1,0 +1,90 @@
+package source
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"net/http"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"k8s.io/apimachinery/pkg/types"
+	"sigs.k8s.io/controller-runtime/pkg/reconcile"
+)
+
+func request(namespace, name string) reconcile.Request {
+	return reconcile.Request{NamespacedName: types.NamespacedName{Namespace: namespace, Name: name}}
+}
+
+func TestLanesServeNamespacesInTurn(t *testing.T) {
+	g := &gate{}
+	for i := range perRemote {
+		if !g.enter("host", request("greedy", fmt.Sprint("busy", i))) {
+			t.Fatalf("request %d of %d was parked", i, perRemote)
+		}
+	}
+	for i := range 4 {
+		g.enter("host", request("greedy", fmt.Sprint(i)))
+	}
+	for _, r := range []reconcile.Request{request("modest", "a"), request("modest", "a"), request("other", "b")} {
+		if g.enter("host", r) {
+			t.Fatal("the lane is full")
+		}
+	}
+	if !g.enter("another", request("greedy", "x")) {
+		t.Error("a full lane holds up another host")
+	}
+	var got []string
+	for {
+		r, ok := g.lanes["host"].next()
+		if !ok {
+			break
+		}
+		got = append(got, r.String())
+	}
+	want := []string{"greedy/0", "modest/a", "other/b", "greedy/1", "greedy/2", "greedy/3"}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Error(diff)
+	}
+	if l := g.lanes["host"]; len(l.parked) != 0 || len(l.waiting) != 0 {
+		t.Errorf("left in the lane: %+v", l)
+	}
+}
+
+// refusing answers every request in one way.
+type refusing struct {
+	status int
+	after  string
+}
+
+func (r refusing) RoundTrip(*http.Request) (*http.Response, error) {
+	return &http.Response{StatusCode: r.status, Header: http.Header{"Retry-After": {r.after}}, Body: io.NopCloser(strings.NewReader(""))}, nil
+}
+
+func TestRetryAfterIsHonoured(t *testing.T) {
+	for name, c := range map[string]struct {
+		answer refusing
+		want   time.Duration
+	}{
+		"too many":    {refusing{429, "90"}, 90 * time.Second},
+		"unavailable": {refusing{503, "7"}, 7 * time.Second},
+		"for ever":    {refusing{429, "99999999"}, maxRetryAfter},
+		"negative":    {refusing{429, "-5"}, 0},
+		"nonsense":    {refusing{429, "soon"}, 0},
+		"other error": {refusing{500, "90"}, 0},
+	} {
+		w := &wish{}
+		r, err := http.NewRequestWithContext(context.WithValue(t.Context(), wishKey{}, w), http.MethodGet, "http://x/", nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := (patient{c.answer}).RoundTrip(r); err != nil {
+			t.Fatal(err)
+		}
+		if got := w.after(); got != c.want {
+			t.Errorf("%s: %v, want %v", name, got, c.want)
+		}
+	}
+}
