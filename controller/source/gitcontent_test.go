@@ -118,6 +118,9 @@ func testGitVerify(t *testing.T, w *world) {
 		t.Errorf("mode %v", m)
 	}
 
+	w.update(o, func() { o.Spec.Interval.Duration *= 2 })
+	w.verified(o, meta.SucceededReason, one)
+
 	// What is not signed is not published; what was stays.
 	two := c.change("a: 2\n")
 	w.request(o)

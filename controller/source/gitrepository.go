@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/fluxcd/pkg/apis/meta"
+	"github.com/fluxcd/pkg/runtime/conditions"
 	sourcev1 "github.com/fluxcd/source-controller/api/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -216,6 +217,9 @@ func (g *gitLoop) fetch(ctx context.Context, s *gitScope) error {
 		return s.fetchFailed(ctx, "failed to checkout and determine revision", err)
 	}
 	if snapshot == nil {
+		if c := conditions.Get(s.obj, sourcev1.SourceVerifiedCondition); c != nil { // for this generation too
+			conditions.MarkTrue(s.obj, c.Type, c.Reason, "%s", c.Message)
+		}
 		return nil
 	}
 	defer snapshot.Close()

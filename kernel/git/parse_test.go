@@ -193,6 +193,7 @@ func FuzzAdvertisement(f *testing.F) {
 	line := func(s string) string { return fmt.Sprintf("%04x%s", len(s)+4, s) }
 	f.Add(line("version 2\n")+line("fetch=shallow\n")+"0000", line(h+" refs/heads/main peeled:"+h+"\n")+"0000")
 	f.Add(line("# service=git-upload-pack\n")+"0000"+line(h+" HEAD\x00shallow side-band-64k\n")+line(h+" refs/tags/v1^{}\n")+"0000", "")
+	f.Add(line("# service=git-upload-pack\n")+"0000"+line("version 1")+line(h+" HEAD\x00shallow filter side-band-64k\n")+"0000", line("NAK\n")+line("\x01PACK")+"0000")
 	f.Fuzz(func(t *testing.T, greeting, answer string) {
 		s := &session{wire: script{greeting, answer}}
 		if s.greet(context.Background()) != nil {
