@@ -21,6 +21,7 @@ import (
 	"time"
 
 	"github.com/go-logr/logr"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/cache"
@@ -53,13 +54,14 @@ type Config struct {
 
 // Mirror is the loop over configurations.
 type Mirror struct {
-	config   Config
-	kube     kubernetes.Interface
-	api      *api
-	informer cache.SharedIndexInformer
-	queue    workqueue.TypedRateLimitingInterface[string]
+	config Config
+	kube   kubernetes.Interface
+	api    *api
+	queue  workqueue.TypedRateLimitingInterface[string]
 
 	mu sync.Mutex
+	// cache of all FluxConfigs; replaced when the kind was away.
+	cache cache.SharedIndexInformer
 	// desired by folded ARM id.
 	desired map[string]link.Item
 	// recheck marks items whose Secret is looked at again.
@@ -87,8 +89,19 @@ func New(c Config) (*Mirror, error) {
 			workqueue.NewTypedItemExponentialFailureRateLimiter[string](500*time.Millisecond, time.Minute)),
 		desired: map[string]link.Item{}, recheck: map[string]bool{}, reported: map[string]link.Observed{},
 	}
-	m.informer = cache.NewSharedIndexInformer(api.listWatch(), &config.FluxConfig{}, 0, cache.Indexers{})
+	m.cache = m.newInformer()
 	return m, nil
+}
+
+func (m *Mirror) newInformer() cache.SharedIndexInformer {
+	return cache.NewSharedIndexInformer(m.api.listWatch(), &config.FluxConfig{}, 0, cache.Indexers{})
+}
+
+// informer is the present cache.
+func (m *Mirror) informer() cache.SharedIndexInformer {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.cache
 }
 
 // Desired takes all configurations that the hub wants. It does not block.
@@ -118,25 +131,14 @@ func (m *Mirror) Desired(items []link.Item) {
 // Run mirrors until ctx ends. Before the kind FluxConfig exists, only
 // deletions are done; the rest waits for it.
 func (m *Mirror) Run(ctx context.Context) error {
-	if _, err := m.informer.AddEventHandler(cache.ResourceEventHandlerFuncs{
-		AddFunc:    m.changed,
-		UpdateFunc: func(_, now any) { m.changed(now) },
-		DeleteFunc: m.changed,
-	}); err != nil {
-		return err
-	}
-	if err := m.informer.SetTransform(dropManagedFields); err != nil {
-		return err
-	}
 	var running sync.WaitGroup
 	defer running.Wait()
 	running.Go(func() {
-		if m.api.waitForKind(ctx) != nil {
-			return
-		}
-		running.Go(func() { m.informer.Run(ctx.Done()) })
-		if cache.WaitForCacheSync(ctx.Done(), m.informer.HasSynced) {
-			m.wakeAll()
+		for m.api.waitForKind(ctx) == nil {
+			if err := m.follow(ctx); err != nil {
+				m.config.Log.Error(err, "FluxConfigs are not followed")
+				return
+			}
 		}
 	})
 	for range workers {
@@ -144,6 +146,44 @@ func (m *Mirror) Run(ctx context.Context) error {
 	}
 	<-ctx.Done()
 	m.queue.ShutDown()
+	return nil
+}
+
+// follow keeps the cache until ctx ends or the kind is gone, as when the extension
+// is removed. An informer would then wait longer and longer between looks, and
+// find out late that the kind is back.
+func (m *Mirror) follow(ctx context.Context) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	informer := m.newInformer()
+	if _, err := informer.AddEventHandler(cache.ResourceEventHandlerFuncs{
+		AddFunc:    m.changed,
+		UpdateFunc: func(_, now any) { m.changed(now) },
+		DeleteFunc: m.changed,
+	}); err != nil {
+		return err
+	}
+	if err := informer.SetTransform(dropManagedFields); err != nil {
+		return err
+	}
+	if err := informer.SetWatchErrorHandlerWithContext(func(ctx context.Context, r *cache.Reflector, err error) {
+		cache.DefaultWatchErrorHandler(ctx, r, err)
+		if apierrors.IsNotFound(err) {
+			cancel()
+		}
+	}); err != nil {
+		return err
+	}
+	m.mu.Lock()
+	m.cache = informer
+	m.mu.Unlock()
+	var running sync.WaitGroup
+	defer running.Wait()
+	running.Go(func() { informer.Run(ctx.Done()) })
+	if cache.WaitForCacheSync(ctx.Done(), informer.HasSynced) {
+		m.wakeAll()
+	}
+	<-ctx.Done()
 	return nil
 }
 

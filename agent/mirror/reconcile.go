@@ -82,10 +82,10 @@ func (m *Mirror) current(ctx context.Context, item link.Item) (*config.FluxConfi
 		return m.byID(item.ID), nil
 	}
 	namespace := item.Configuration.Namespace
-	if !m.informer.HasSynced() {
+	if !m.informer().HasSynced() {
 		return m.api.get(ctx, namespace, item.Name)
 	}
-	o, ok, err := m.informer.GetStore().GetByKey(namespace + "/" + item.Name)
+	o, ok, err := m.informer().GetStore().GetByKey(namespace + "/" + item.Name)
 	if err != nil || !ok {
 		return nil, err
 	}
@@ -94,7 +94,7 @@ func (m *Mirror) current(ctx context.Context, item link.Item) (*config.FluxConfi
 
 // byID finds the FluxConfig of an item that comes without its namespace.
 func (m *Mirror) byID(id string) *config.FluxConfig {
-	for _, o := range m.informer.GetStore().List() {
+	for _, o := range m.informer().GetStore().List() {
 		if fc, ok := o.(*config.FluxConfig); ok && fold(fc.Annotations[config.AnnotationResourceID]) == fold(id) {
 			return fc
 		}
@@ -223,7 +223,7 @@ func (m *Mirror) remove(ctx context.Context, item link.Item, fc *config.FluxConf
 			m.report(observe(item, fc, err), key)
 			return m.after(item, err)
 		}
-		if m.informer.HasSynced() {
+		if m.informer().HasSynced() {
 			m.report(observe(item, fc, nil), key)
 			return parked
 		}

@@ -1,0 +1,91 @@
+package mirror
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/go-logr/logr/testr"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/client-go/dynamic"
+
+	"headwater.dev/api/config"
+	"headwater.dev/api/link"
+	"headwater.dev/api/resource"
+	"headwater.dev/dev/kubetest"
+)
+
+func TestMain(m *testing.M) { kubetest.Main(m) }
+
+// noSettings is a keeper for items without protected settings.
+type noSettings struct{}
+
+func (noSettings) Keep(context.Context, string, string, string, []byte) error { return nil }
+
+// TestTheKindGoesAndComesBack removes the kind under a mirror, as the removal of
+// the extension does, for so long that an informer would have given up looking
+// often. When it is back, configurations are there within seconds.
+func TestTheKindGoesAndComesBack(t *testing.T) {
+	c := kubetest.Start(t)
+	kubetest.CRDs(t, c, "fluxconfig")
+	namespace := c.Namespace(t)
+	objects, err := dynamic.NewForConfig(c.Config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var mu sync.Mutex
+	reports := 0
+	m, err := New(Config{REST: c.Config, Settings: noSettings{}, Now: time.Now, Log: testr.New(t),
+		Report: func(link.Observed) { mu.Lock(); defer mu.Unlock(); reports++ }})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- m.Run(ctx) }()
+	t.Cleanup(func() {
+		cancel()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	})
+	m.Desired([]link.Item{{ID: "/subscriptions/s/resourcegroups/g/x/fluxconfigurations/app", Name: "app", Generation: 1,
+		Configuration: &resource.FluxConfigurationProperties{Namespace: namespace, Scope: resource.ScopeNamespace, SourceKind: resource.SourceGitRepository,
+			GitRepository: &resource.GitRepository{URL: "https://git.example/app.git"}}}})
+	configs := objects.Resource(config.GroupVersion().WithResource(plural)).Namespace(namespace)
+	there := func() error {
+		_, err := configs.Get(ctx, "app", metav1.GetOptions{})
+		return err
+	}
+	kubetest.Eventually(t, 20*time.Second, there)
+
+	kinds := objects.Resource(schema.GroupVersionResource{Group: "apiextensions.k8s.io", Version: "v1", Resource: "customresourcedefinitions"})
+	name := plural + "." + config.Group
+	if err := kinds.Delete(ctx, name, metav1.DeleteOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	kubetest.Eventually(t, 20*time.Second, func() error {
+		if _, err := kinds.Get(ctx, name, metav1.GetOptions{}); !apierrors.IsNotFound(err) {
+			return fmt.Errorf("the kind is still there: %v", err)
+		}
+		return nil
+	})
+	gone := time.Now()
+	kubetest.Eventually(t, 30*time.Second, func() error { // long enough for back-offs to grow
+		if time.Since(gone) < 8*time.Second {
+			return fmt.Errorf("the kind is away")
+		}
+		return nil
+	})
+	kubetest.CRDs(t, c, "fluxconfig")
+	kubetest.Eventually(t, 6*time.Second, there)
+	mu.Lock()
+	defer mu.Unlock()
+	if reports == 0 {
+		t.Error("nothing was reported")
+	}
+}
