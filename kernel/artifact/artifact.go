@@ -31,6 +31,8 @@ var (
 	// ErrTooLarge says that an archive exceeds a limit on bytes, entries or
 	// depth.
 	ErrTooLarge = errors.New("archive exceeds a limit")
+	// ErrAddress says that a URL leads to an address that is never asked.
+	ErrAddress = errors.New("address is not asked for artifacts")
 	// ErrUnsafe says that an archive holds an entry that must not be written.
 	ErrUnsafe = errors.New("archive holds an unsafe entry")
 )

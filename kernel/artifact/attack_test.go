@@ -241,6 +241,26 @@ func TestServeRangesAndHeads(t *testing.T) {
 	}
 }
 
+// TestReaderDoesNotAskMetadataServices gives it the artifact of somebody who may
+// write any URL into the status of an ExternalArtifact.
+func TestReaderDoesNotAskMetadataServices(t *testing.T) {
+	s := open(t, Options{})
+	a := publish(t, s, "a.tar.gz", "x")
+	r := NewReader(nil, t.TempDir(), nil)
+	for _, u := range []string{"http://169.254.169.254/latest/meta-data", "http://[fe80::1%25lo]/x", "http://0.0.0.0:1/x", "http://[::ffff:169.254.169.254]/x", "http://[fd00:ec2::254]/x"} {
+		a.URL = u
+		if _, err := r.File(t.Context(), a); !errors.Is(err, ErrAddress) {
+			t.Errorf("%s: %v", u, err)
+		}
+	}
+	for _, u := range []string{"file:///etc/passwd", "ftp://x/y", "//x", "unix:/run/x", ""} {
+		a.URL = u
+		if _, err := r.Tree(t.Context(), a); err == nil {
+			t.Errorf("%q was read", u)
+		}
+	}
+}
+
 // FuzzServe asks for any path and range: nothing but the published file comes.
 func FuzzServe(f *testing.F) {
 	for _, p := range []string{"/gitrepository/apps/web/a.tar.gz", "/../secret", "/gitrepository/apps/web/../../../secret", "/tmp/a/b/c", "/blobs/sha256/a/b", "/gitrepository//web/a", "/a/b/c/\x00"} {

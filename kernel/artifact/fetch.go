@@ -5,9 +5,13 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
+	"net/netip"
 	"net/url"
 	"os"
+	"syscall"
+	"time"
 
 	"github.com/fluxcd/pkg/apis/meta"
 	"github.com/opencontainers/go-digest"
@@ -15,6 +19,39 @@ import (
 
 // maxDownload bounds the bytes of one artifact over HTTP.
 const maxDownload = 1 << 30
+
+// newClient makes a client for artifact servers, which may be anybody's: URLs of
+// ExternalArtifacts are written by other controllers. It has no proxy, follows
+// no redirect, and never asks link-local addresses, where the metadata services
+// of clouds are.
+func newClient() *http.Client {
+	return &http.Client{
+		Transport: &http.Transport{
+			DialContext:            (&net.Dialer{Timeout: 15 * time.Second, Control: refuseLinkLocal}).DialContext,
+			TLSHandshakeTimeout:    15 * time.Second,
+			ResponseHeaderTimeout:  30 * time.Second,
+			MaxResponseHeaderBytes: 64 << 10,
+			MaxIdleConnsPerHost:    4,
+			IdleConnTimeout:        30 * time.Second,
+		},
+		CheckRedirect: func(*http.Request, []*http.Request) error {
+			return errors.New("artifact servers must not redirect")
+		},
+	}
+}
+
+// refuseLinkLocal is asked with the address that is about to be dialled, after
+// its name was resolved.
+func refuseLinkLocal(_, address string, _ syscall.RawConn) error {
+	at, err := netip.ParseAddrPort(address)
+	if err != nil {
+		return fmt.Errorf("%w: %s", ErrAddress, address)
+	}
+	if a := at.Addr().Unmap(); !a.IsLoopback() && !a.IsGlobalUnicast() || a == netip.MustParseAddr("fd00:ec2::254") {
+		return fmt.Errorf("%w: %s", ErrAddress, a)
+	}
+	return nil
+}
 
 // open opens the content of a, from the store or from its URL. The caller
 // checks the digest of what it reads.

@@ -2,7 +2,6 @@ package artifact
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -56,14 +55,10 @@ func (f *File) Release() { f.release() }
 
 // NewReader gives a Reader that takes artifacts from store when they are there
 // (store may be nil) and from their URL otherwise. It owns cacheDir and empties
-// it. A nil client means one that refuses redirects.
+// it. A nil client means one that refuses redirects and link-local addresses.
 func NewReader(store *Store, cacheDir string, client *http.Client) Reader {
 	if client == nil {
-		client = &http.Client{
-			CheckRedirect: func(*http.Request, []*http.Request) error {
-				return errors.New("artifact servers must not redirect")
-			},
-		}
+		client = newClient()
 	}
 	return &reader{store: store, dir: cacheDir, client: client, now: time.Now, limits: DefaultLimits(), items: map[string]*item{}}
 }
