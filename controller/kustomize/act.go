@@ -26,7 +26,7 @@ import (
 // the cluster holds it.
 func (l *loop) build(ctx context.Context, s *scope) error {
 	if err := l.variables(ctx, s); err != nil {
-		return phase.RetryAfter(meta.BuildFailedReason, s.obj.GetRetryInterval(), err)
+		return retry(s.obj, meta.BuildFailedReason, err)
 	}
 	keys, err := l.decryption(ctx, s)
 	if err != nil {
@@ -72,6 +72,14 @@ func (l *loop) build(ctx context.Context, s *scope) error {
 func (s *scope) inventoried() bool {
 	listed := apply.Refs(s.obj.Status.Inventory)
 	return len(listed) == len(s.known.refs) && len(apply.Missing(listed, s.known.refs)) == 0
+}
+
+// retry is soon for what goes away by itself, and at the retry interval else.
+func retry(k *kustomizev1.Kustomization, reason string, err error) error {
+	if apply.Transient(err) {
+		return phase.Transient(reason, err)
+	}
+	return phase.RetryAfter(reason, k.GetRetryInterval(), err)
 }
 
 func (l *loop) root(ctx context.Context, s *scope) (string, error) {
@@ -126,7 +134,7 @@ func (l *loop) apply(ctx context.Context, s *scope) error {
 	l.fault("recorded")
 	out, err := l.engine.Apply(ctx, apply.Request{
 		Tenant: s.tenant, Objects: s.built.Objects, Force: s.obj.Spec.Force, Ignore: s.ignores,
-		Verify: s.known.generation != s.obj.Generation || s.known.requested != requestOf(s.obj),
+		Verify: s.known.generation != 0 && (s.known.generation != s.obj.Generation || s.known.requested != requestOf(s.obj)),
 	})
 	s.changes, s.fights = out.Changes, out.Fights
 	if err != nil {
@@ -135,10 +143,7 @@ func (l *loop) apply(ctx context.Context, s *scope) error {
 		}
 		l.memory.forget(s.key)
 		l.remember(s, meta.ReconciliationFailedReason)
-		if apply.Transient(err) {
-			return phase.Transient(meta.ReconciliationFailedReason, err)
-		}
-		return phase.RetryAfter(meta.ReconciliationFailedReason, s.obj.GetRetryInterval(), err)
+		return retry(s.obj, meta.ReconciliationFailedReason, err)
 	}
 	if len(out.Pending) == 0 { // the scope of every kind is known by now
 		s.refs = refsOf(out.Changes)
@@ -204,7 +209,7 @@ func (l *loop) prune(ctx context.Context, s *scope) error {
 	s.obj.Status.Inventory = apply.Inventory(append(s.refs[:len(s.refs):len(s.refs)], left...))
 	if failed != nil {
 		l.remember(s, meta.PruneFailedReason)
-		return phase.RetryAfter(meta.PruneFailedReason, s.obj.GetRetryInterval(), failed)
+		return retry(s.obj, meta.PruneFailedReason, failed)
 	}
 	l.fault("pruned")
 	l.track(s, s.refs)
@@ -315,7 +320,7 @@ func (l *loop) pruneAll(ctx context.Context, s *scope) error {
 	out, err := l.engine.Prune(ctx, s.tenant, refs)
 	if err != nil {
 		s.obj.Status.Inventory = apply.Inventory(append(out.Going, out.Left...))
-		return phase.RetryAfter(meta.PruneFailedReason, s.obj.GetRetryInterval(), err)
+		return retry(s.obj, meta.PruneFailedReason, err)
 	}
 	if s.obj.GetDeletionPolicy() == kustomizev1.DeletionPolicyWaitForTermination && len(out.Going) > 0 {
 		left := s.obj.GetTimeout() - l.now().Sub(s.obj.DeletionTimestamp.Time)

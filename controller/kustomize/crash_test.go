@@ -34,6 +34,7 @@ const (
 	childStorage = "KUSTOMIZE_TEST_STORAGE"
 	childNumber  = "KUSTOMIZE_TEST_LABEL"
 	childFault   = "KUSTOMIZE_TEST_FAULT"
+	childLeader  = "KUSTOMIZE_TEST_LEADER" // its user agent: one of several
 )
 
 func TestMain(m *testing.M) {
@@ -54,6 +55,9 @@ func runChild() error {
 	config, err := host.RESTConfig(os.Getenv(childConfig))
 	if err != nil {
 		return err
+	}
+	if config.UserAgent = os.Getenv(childLeader); config.UserAgent == "" {
+		config.UserAgent = hostAgent
 	}
 	at, after, _ := strings.Cut(os.Getenv(childFault), ":")
 	left, _ := strconv.Atoi(after)
@@ -78,6 +82,8 @@ type child struct {
 	w   *world
 	dir string
 	cmd *exec.Cmd
+	// kubeconfig other than the cluster's, and the name of one of several.
+	kubeconfig, leader string
 }
 
 // newChild makes w a world whose objects belong to a child.
@@ -101,7 +107,11 @@ func (c *child) start(fault string) {
 		c.w.t.Fatal(err)
 	}
 	c.cmd = exec.Command(self)
-	c.cmd.Env = append(os.Environ(), childConfig+"="+c.w.c.Kubeconfig, childStorage+"="+c.dir, childNumber+"="+c.w.ns, childFault+"="+fault)
+	kubeconfig := c.kubeconfig
+	if kubeconfig == "" {
+		kubeconfig = c.w.c.Kubeconfig
+	}
+	c.cmd.Env = append(os.Environ(), childLeader+"="+c.leader, childConfig+"="+kubeconfig, childStorage+"="+c.dir, childNumber+"="+c.w.ns, childFault+"="+fault)
 	c.cmd.Stderr = os.Stderr
 	if err := c.cmd.Start(); err != nil {
 		c.w.t.Fatal(err)

@@ -24,7 +24,7 @@ func (l *loop) checkHealth(ctx context.Context, s *scope) error {
 	refs := checked(s.obj, s.refs)
 	blind, err := l.look(ctx, s, refs)
 	if err != nil {
-		return phase.RetryAfter(meta.HealthCheckFailedReason, s.obj.GetRetryInterval(), err)
+		return retry(s.obj, meta.HealthCheckFailedReason, err)
 	}
 	v := judgeAll(refs, func(ref apply.Ref) apply.Live {
 		if l, ok := blind[ref.ID]; ok {

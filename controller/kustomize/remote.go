@@ -127,7 +127,7 @@ func (l *loop) inputFailed(k *kustomizev1.Kustomization, field string, err error
 	if apierrors.IsNotFound(err) {
 		return phase.Waiting(meta.ReconciliationFailedReason, l.options.RequeueDependency, fmt.Errorf("%s: %w: %w", field, errNoCredentials, err))
 	}
-	return phase.RetryAfter(meta.ReconciliationFailedReason, k.GetRetryInterval(), fmt.Errorf("%s: %w", field, err))
+	return retry(k, meta.ReconciliationFailedReason, fmt.Errorf("%s: %w", field, err))
 }
 
 // inputRefs are the Secrets and ConfigMaps that a Kustomization reads.

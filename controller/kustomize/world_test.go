@@ -108,7 +108,7 @@ func startHost(c *kubetest.Cluster) error {
 // newHost is a host with this loop, of objects with matching labels.
 func newHost(config *rest.Config, dir, selector string, fault func(string)) (*host.Host, error) {
 	h, err := host.New(config, host.Options{
-		Fault: fault, WatchLabelSelector: selector,
+		Fault: fault, WatchLabelSelector: selector, LeaderElection: os.Getenv(childLeader) != "",
 		Namespace: "default", WatchAllNamespaces: true, MetricsAddr: "0", HealthAddr: "0", StoragePath: dir,
 		StorageAdvAddr: "127.0.0.1:1", NoCrossNamespaceRefs: true, DefaultServiceAccount: "flux-applier", NoRemoteBases: true, StrictSubstitution: true,
 		Concurrent: 8, RequeueDependency: time.Minute, MinRetryDelay: 100 * time.Millisecond, MaxRetryDelay: time.Minute,

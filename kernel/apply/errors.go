@@ -1,8 +1,11 @@
 package apply
 
 import (
+	"context"
 	"errors"
 	"fmt"
+	"io"
+	"net"
 	"net/http"
 	"regexp"
 	"strings"
@@ -11,6 +14,7 @@ import (
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	utilnet "k8s.io/apimachinery/pkg/util/net"
 )
 
 // secretValues are the parts of API server messages that quote field values.
@@ -76,9 +80,14 @@ func (j joinedErrors) Error() string {
 
 func (j joinedErrors) Unwrap() []error { return j }
 
-// isTransient tells errors that go away by themselves.
+// isTransient tells errors that go away by themselves: of a busy API server, of
+// one that is not reached, and of two writers at once.
 func isTransient(err error) bool {
-	return apierrors.IsTimeout(err) || apierrors.IsServerTimeout(err) || apierrors.IsTooManyRequests(err) ||
+	var network net.Error
+	if errors.As(err, &network) || errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || utilnet.IsHTTP2ConnectionLost(err) {
+		return !errors.Is(err, context.Canceled)
+	}
+	return apierrors.IsConflict(err) || apierrors.IsTimeout(err) || apierrors.IsServerTimeout(err) || apierrors.IsTooManyRequests(err) ||
 		apierrors.IsInternalError(err) || apierrors.IsServiceUnavailable(err)
 }
 
