@@ -29,7 +29,7 @@ type extensionOptions struct {
 	target
 	name, kind, scope, train, version    string
 	releaseNamespace, targetNamespace    string
-	settings, protected                  []string
+	settings, protected, remove          []string
 	settingsFile, protectedFile          string
 	planName, planProduct, planPublisher string
 	autoUpgrade, noWait, yes             bool
@@ -54,6 +54,7 @@ func (s *session) extensionPut(update bool) *cobra.Command {
 	f.StringVar(&o.protectedFile, "configuration-protected-settings-file", "", "JSON file with secret settings")
 	f.BoolVar(&o.noWait, "no-wait", false, "do not wait until the cluster has installed it")
 	if update {
+		f.StringSliceVar(&o.remove, "remove-configuration-settings", nil, "names of settings that go back to their default: a,b")
 		f.BoolVarP(&o.yes, "yes", "y", false, "do not ask")
 		return cmd
 	}
@@ -145,6 +146,19 @@ func (o extensionOptions) properties(cmd *cobra.Command, update bool) (object, e
 	}
 	if settings != nil {
 		props["configurationSettings"] = settings
+	}
+	if len(o.remove) > 0 {
+		all := object{}
+		for key, value := range settings {
+			all[key] = value
+		}
+		for _, key := range o.remove {
+			if _, both := settings[key]; both {
+				return nil, fmt.Errorf("--remove-configuration-settings %s: --configuration-settings sets it", key)
+			}
+			all[key] = nil
+		}
+		props["configurationSettings"] = all
 	}
 	protected, err := settingsOf("configuration-protected-settings", o.protected, o.protectedFile)
 	if err != nil {

@@ -116,6 +116,11 @@ func TestExtensionsOfARealHub(t *testing.T) {
 	if got := x.object(verb("show -n flux")...)["configurationSettings"].(object); len(got) != 2 {
 		t.Errorf("settings are merged into %v", got)
 	}
+	x.ok(verb("update -n flux --no-wait --yes --remove-configuration-settings multiTenancy.enforce")...)
+	if got := x.object(verb("show -n flux")...)["configurationSettings"].(object); len(got) != 1 || got["helm-controller.detectDrift"] != "true" {
+		t.Errorf("after removal settings are %v", got)
+	}
+	x.fails(1, "--configuration-settings sets it", verb("update -n flux --no-wait --yes --remove-configuration-settings a --config a=b")...)
 	if out := x.ok(verb("list -o table")...); !strings.Contains(out, "microsoft.flux") {
 		t.Errorf("the table is\n%s", out)
 	}

@@ -228,6 +228,22 @@ func TestDelete(t *testing.T) {
 	}
 }
 
+func TestDeleteAtALocation(t *testing.T) {
+	const place = "/subscriptions/s/operationresults/1?api-version=1"
+	going := reply{status: 202, header: map[string]string{"Location": "HUB" + place, arm.HeaderRetryAfter: "0"}}
+	s, c := serve(t, map[string][]reply{"DELETE /x?api-version=1": {going}, "GET " + place: {going, going, {status: 200}}})
+	p, err := Delete(t.Context(), c, "/x", "1", false)
+	if err != nil || p.Done() {
+		t.Fatalf("done %v, %v", p.Done(), err)
+	}
+	if _, err := p.Wait(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if len(s.requests) != 4 || !p.Done() {
+		t.Errorf("asked %v", s.requests)
+	}
+}
+
 func TestErrors(t *testing.T) {
 	_, c := serve(t, map[string][]reply{
 		"GET /bad?api-version=1":   {{status: 400, header: map[string]string{arm.HeaderRequestID: "r1"}, body: `{"error":{"code":"ValidationFailed","message":"2 problems","details":[{"code":"Invalid","target":"a","message":"is missing"}]}}`}},

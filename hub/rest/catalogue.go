@@ -131,5 +131,9 @@ func (s *Server) supported(p *validate.Problems, was, is extensionProperties) {
 	if ok, oldest := s.releases.Supported(*is.Version); !ok {
 		p.Add("properties.version", "%s is no longer supported: the newest minor version and the two before it are, from %s on; this hub offers %s",
 			*is.Version, oldest, strings.Join(s.releases.Offer("any", "", false), ", "))
+		return
+	}
+	if slices.Contains(s.releases.Offer("any", "", false), *is.Version) && !slices.Contains(s.releases.Offer(is.ReleaseTrain, "", false), *is.Version) {
+		p.Add("properties.version", "%s is a pre-release: it comes with releaseTrain Preview", *is.Version)
 	}
 }

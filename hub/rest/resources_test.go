@@ -193,8 +193,13 @@ func TestExtensionTypes(t *testing.T) {
 	if a := h.must(400, "PUT", path(inExtensions+"/flux", "2023-05-01"), pinned("1.2.0")); a.property(t, "error.target") != "properties.version" || !strings.Contains(a.body, "from 1.3 on") {
 		t.Errorf("an old version is pinned: %s", a.body)
 	}
-	h.must(201, "PUT", path(inExtensions+"/flux", "2023-05-01"), pinned("1.3.0"))
-	h.report(inExtensions+"/flux", resource.ExtensionObserved{AcceptedGeneration: 1, CurrentVersion: "1.2.9"})
+	if a := h.must(400, "PUT", path(inExtensions+"/flux", "2023-05-01"), pinned("1.6.0-rc.1")); !strings.Contains(a.body, "releaseTrain Preview") {
+		t.Errorf("a pre-release of the train Stable: %s", a.body)
+	}
+	h.must(400, "PUT", path(inExtensions+"/flux", "2023-05-01"), `{"properties":{"extensionType":"microsoft.flux","releaseTrain":"Express"}}`)
+	h.must(201, "PUT", path(inExtensions+"/flux", "2023-05-01"), strings.Replace(pinned("1.6.0-rc.1"), `"version"`, `"releaseTrain":"preview","version"`, 1))
+	h.must(200, "PUT", path(inExtensions+"/flux", "2023-05-01"), pinned("1.3.0"))
+	h.report(inExtensions+"/flux", resource.ExtensionObserved{AcceptedGeneration: 2, CurrentVersion: "1.2.9"})
 	if a := h.must(200, "GET", path(inExtensions+"/flux", "2023-05-01"), ""); !strings.Contains(a.body, "VersionNotSupported") {
 		t.Errorf("an old version runs: %s", a.body)
 	}
@@ -213,6 +218,9 @@ func TestSourceControlConfigurations(t *testing.T) {
 	h.furnish()
 	h.must(201, "PUT", path(inSources+"/old", "2022-03-01"), body)
 	h.must(200, "PUT", path(inSources+"/old", "2022-03-01"), body)
+	if again := h.must(200, "PUT", path(inSources+"/old", "2022-03-01"), h.must(200, "GET", path(inSources+"/old", "2022-03-01"), "").body); h.record(inSources+"/old").Generation != 1 {
+		t.Errorf("a PUT of what was fetched is a change: %s", again.body)
+	}
 	shown := h.must(200, "GET", path(inSources+"/old", "2022-03-01"), "")
 	if shown.property(t, "properties.operatorScope") != "cluster" || !strings.Contains(shown.body, "headwater migrate") || strings.Contains(shown.body, "CANARY") {
 		t.Errorf("shown: %s", shown.body)

@@ -2,6 +2,7 @@ package rest
 
 import (
 	"net/http"
+	"reflect"
 	"slices"
 	"strings"
 
@@ -118,6 +119,9 @@ func (s *Server) saveV1(c *call, cluster clusterEntry, props resource.SourceCont
 	was, err := load[resource.SourceControlProperties](c.ctx(), s.store, c.id.Key())
 	if err != nil {
 		return err
+	}
+	if was.exists() && reflect.DeepEqual(was.Properties, props) {
+		return c.answerV1(was, http.StatusOK)
 	}
 	d, status := was.Desired, http.StatusOK
 	if !was.exists() {

@@ -33,6 +33,9 @@ func Extension(p *Problems, name string, properties map[string]any) resource.Ext
 	case !strings.EqualFold(e.ExtensionType, resource.ExtensionFlux):
 		p.Add("properties.extensionType", "%q is not offered by this hub; it offers %s", e.ExtensionType, resource.ExtensionFlux)
 	}
+	if !strings.EqualFold(e.ReleaseTrain, "Stable") && !strings.EqualFold(e.ReleaseTrain, "Preview") {
+		p.Add("properties.releaseTrain", "is %q; it must be Stable or Preview", e.ReleaseTrain)
+	}
 	p.enum("properties.autoUpgradeMode", &e.AutoUpgradeMode, "compatible", "patch", "none")
 	if set(e.Version) {
 		if !versionText.MatchString(*e.Version) {
