@@ -1,8 +1,10 @@
 package git
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
+	"net/http"
 	"net/http/httptest"
 	"os"
 	"path/filepath"
@@ -190,5 +192,62 @@ func TestManyReferences(t *testing.T) {
 		if sent := f.Traffic("public").Sent - before; sent > c.most {
 			t.Errorf("%+v: %d bytes, want at most %d", c.ref, sent, c.most)
 		}
+	}
+}
+
+// TestServersWithoutShallowFetches have no other way than to send histories, as
+// AWS CodeCommit does. What was compacted away is then missing when it comes
+// back: the mirror notices and starts again.
+func TestServersWithoutShallowFetches(t *testing.T) {
+	f := serve(t, true)
+	next := version0(f)
+	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		rec := httptest.NewRecorder()
+		next.ServeHTTP(rec, r)
+		for k, v := range rec.Header() {
+			w.Header()[k] = v
+		}
+		w.WriteHeader(rec.Code)
+		body := rec.Body.Bytes()
+		if r.Method == http.MethodGet {
+			body = bytes.ReplaceAll(body, []byte(" shallow "), []byte(" shallxw "))
+		}
+		_, _ = w.Write(body)
+	}))
+	defer s.Close()
+	url := s.URL + "/public.git"
+	first := strings.Repeat("the first content\n", 50)
+	f.commit("public", "main", map[string]string{"v": first})
+	check := func(want string) error {
+		_, files, err := f.update(url, Credentials{}, Reference{Branch: "main"})
+		if err == nil && files["v"] != want {
+			err = fmt.Errorf("content %.40q", files["v"])
+		}
+		return err
+	}
+	if err := check(first); err != nil {
+		t.Fatal(err)
+	}
+	for i := range maxPacks + 5 {
+		text := fmt.Sprintf("content %d\n", i)
+		f.commit("public", "main", map[string]string{"v": text})
+		if err := check(text); err != nil {
+			t.Fatalf("commit %d: %v", i, err)
+		}
+	}
+	f.commit("public", "main", map[string]string{"v": first})
+	err := check(first)
+	if errors.Is(err, ErrDamaged) {
+		r, rerr := NewRemote(url, Credentials{})
+		if rerr != nil {
+			t.Fatal(rerr)
+		}
+		if rerr := f.mirrors.For(r).Reset(t.Context()); rerr != nil {
+			t.Fatal(rerr)
+		}
+		err = check(first)
+	}
+	if err != nil {
+		t.Errorf("content that comes back: %v", err)
 	}
 }

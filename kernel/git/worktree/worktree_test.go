@@ -202,8 +202,8 @@ func TestHostileSubmodules(t *testing.T) {
 	for name, url := range map[string]string{
 		"file":            "file:///etc",
 		"absolute path":   "/etc",
-		"ext":             "ext::sh -c touch% /tmp/pwned",
-		"option":          "--upload-pack=touch /tmp/pwned",
+		"ext":             "ext::sh -c touch% pwned",
+		"option":          "--upload-pack=touch pwned",
 		"dash host":       "ssh://-oProxyCommand=id/x",
 		"leaves server":   "../../../../../x",
 		"metadata":        "http://169.254.169.254/latest/meta-data",
@@ -223,7 +223,7 @@ func TestHostileSubmodules(t *testing.T) {
 		"git directory":  "[submodule \"../../.git/hooks\"]\npath = .git/hooks\nurl = " + at,
 		"absolute":       "[submodule \"m\"]\npath = /etc\nurl = " + at,
 		"no section":     "path = m\nurl = " + at,
-		"update command": "[submodule \"x\"]\npath = n\nurl = " + at + "\nupdate = !touch /tmp/pwned",
+		"update command": "[submodule \"x\"]\npath = n\nurl = " + at + "\nupdate = !touch pwned",
 	} {
 		f.push("app", false, map[string]string{"a": "1", modulesFile: modules}, gitlink{"m", at, lib})
 		got, err := f.files(f.URL("app"), git.Credentials{})
@@ -232,7 +232,7 @@ func TestHostileSubmodules(t *testing.T) {
 			t.Errorf("%s: %v %s", name, err, diff)
 		}
 	}
-	if _, err := os.Stat("/tmp/pwned"); err == nil {
+	if _, err := os.Stat("pwned"); err == nil {
 		t.Error("something was executed")
 	}
 }
@@ -256,7 +256,7 @@ func TestSubmodulesAreBounded(t *testing.T) {
 func TestA27FiltersAreNotRun(t *testing.T) {
 	f := serve(t)
 	pointer := "version https://git-lfs.github.com/spec/v1\noid sha256:" + strings.Repeat("ab", 32) + "\nsize 12345\n"
-	want := map[string]string{"big.dat": pointer, "x.sh": "echo", "sub/config": "[core]\n\tsshCommand = touch /tmp/pwned\n"}
+	want := map[string]string{"big.dat": pointer, "x.sh": "echo", "sub/config": "[core]\n\tsshCommand = touch pwned\n"}
 	files := map[string]string{".gitattributes": "*.dat filter=lfs\n*.sh filter=run export-ignore\n", ".lfsconfig": "[lfs]\nurl = http://169.254.169.254/\n"}
 	for name, content := range want {
 		files[name] = content
