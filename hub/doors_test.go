@@ -8,6 +8,9 @@ import (
 	"net/url"
 	"strings"
 	"testing"
+	"time"
+
+	"github.com/spf13/pflag"
 
 	"headwater.dev/hub/limit"
 )
@@ -48,6 +51,38 @@ func (r *running) send(t *testing.T, method, path, token string, body io.Reader,
 	}
 	t.Cleanup(func() { _ = resp.Body.Close() }) // read or not
 	return resp
+}
+
+// TestPeopleOfTheCommandLine reads the flags about people.
+func TestPeopleOfTheCommandLine(t *testing.T) {
+	var p People
+	f := pflag.NewFlagSet("serve", pflag.ContinueOnError)
+	p.flags(f)
+	if err := f.Parse([]string{"--oidc-issuer", "https://a.example/x=y=z", "--oidc-issuer=https://b.example=w", "--limit-reads", "7", "--limit-address-burst", "9",
+		"--activity-retention", "24h", "--activity-max", "5"}); err != nil {
+		t.Fatal(err)
+	}
+	issuers, err := p.issuers()
+	if err != nil || len(issuers) != 2 || issuers[0].URL != "https://a.example/x=y" || issuers[0].Audiences[0] != "z" || issuers[1].Audiences[0] != "w" {
+		t.Errorf("issuers: %+v %v", issuers, err)
+	}
+	if p.Limits.Reads.PerSecond != 7 || p.Limits.Address.Burst != 9 || p.Limits.Writes != limit.Defaults().Writes || p.ActivityRetention != 24*time.Hour || p.ActivityMax != 5 {
+		t.Errorf("people: %+v", p)
+	}
+	for flag, says := range map[string]string{"--oidc-issuer=https://a.example": "URL=AUDIENCE", "--oidc-issuers=/nowhere": "/nowhere"} {
+		var p People
+		f := pflag.NewFlagSet("serve", pflag.ContinueOnError)
+		p.flags(f)
+		if err := f.Parse([]string{flag}); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := p.issuers(); err == nil || !strings.Contains(err.Error(), says) {
+			t.Errorf("%s: %v", flag, err)
+		}
+	}
+	if _, err := New(t.Context(), Config{DataDir: t.TempDir(), People: People{Issuers: []string{"http://a.example=x"}}}); err == nil || !strings.Contains(err.Error(), "https://") {
+		t.Errorf("an issuer without TLS: %v", err)
+	}
 }
 
 // TestLimits knocks harder than is allowed, in each way there is.

@@ -1,6 +1,8 @@
 package hub
 
 import (
+	"fmt"
+	"strings"
 	"time"
 
 	"github.com/spf13/pflag"
@@ -17,6 +19,8 @@ import (
 type People struct {
 	// IssuersFile is a JSON file with a list of OpenID Connect issuers.
 	IssuersFile string
+	// Issuers are further ones, each as URL=AUDIENCE.
+	Issuers []string
 	// Limits of requests; limit.Defaults unless LimitsSet.
 	Limits    limit.Config
 	LimitsSet bool
@@ -30,6 +34,7 @@ type People struct {
 func (p *People) flags(f *pflag.FlagSet) {
 	p.Limits, p.LimitsSet = limit.Defaults(), true
 	f.StringVar(&p.IssuersFile, "oidc-issuers", "", "JSON file with the OpenID Connect issuers whose tokens are accepted: [{\"url\": …, \"audiences\": […]}]")
+	f.StringArrayVar(&p.Issuers, "oidc-issuer", nil, "one more issuer, as URL=AUDIENCE; may be repeated")
 	f.DurationVar(&p.ActivityRetention, "activity-retention", activity.DefaultRetention, "how long the activity log is kept")
 	f.IntVar(&p.ActivityMax, "activity-max", activity.DefaultMax, "how many entries the activity log keeps at most")
 	for _, l := range []struct {
@@ -42,12 +47,23 @@ func (p *People) flags(f *pflag.FlagSet) {
 	}
 }
 
-// issuers are those of the configured file.
+// issuers are those of the configured file and flags.
 func (p *People) issuers() ([]auth.Issuer, error) {
-	if p.IssuersFile == "" {
-		return nil, nil
+	var all []auth.Issuer
+	if p.IssuersFile != "" {
+		var err error
+		if all, err = auth.ReadIssuers(p.IssuersFile); err != nil {
+			return nil, err
+		}
 	}
-	return auth.ReadIssuers(p.IssuersFile)
+	for _, text := range p.Issuers {
+		at := strings.LastIndex(text, "=")
+		if at < 0 {
+			return nil, fmt.Errorf("--oidc-issuer %q is not URL=AUDIENCE", text)
+		}
+		all = append(all, auth.Issuer{URL: text[:at], Audiences: []string{text[at+1:]}})
+	}
+	return all, nil
 }
 
 // govern puts what people may, did and may still ask in front of the users' door.

@@ -33,3 +33,21 @@ func TestParseFilter(t *testing.T) {
 		}
 	}
 }
+
+// FuzzParseFilter looks for a filter that is not answered with terms or an error.
+func FuzzParseFilter(f *testing.F) {
+	for _, s := range []string{"a eq 'b' and c()", "a('", "a eq ''''", "a ge 1 and ", "a eq 'x'b eq 'y'", "(", "and and and", "a eq 'b'and c eq 'd'"} {
+		f.Add(s)
+	}
+	f.Fuzz(func(t *testing.T, s string) {
+		terms, err := ParseFilter(s)
+		if err != nil {
+			return
+		}
+		for _, term := range terms {
+			if term.Name == "" || term.Op == "" {
+				t.Errorf("%q: %+v", s, terms)
+			}
+		}
+	})
+}
