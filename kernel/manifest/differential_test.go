@@ -2,9 +2,11 @@ package manifest
 
 import (
 	"context"
+	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"testing"
 
@@ -21,7 +23,11 @@ import (
 // oracle builds with kustomize alone, on the files themselves.
 func oracle(dir string) ([]string, error) {
 	var out []string
-	err := withOwnSchema(func() error {
+	schema := withSharedSchema
+	if data, err := os.ReadFile(filepath.Join(dir, konfig.DefaultKustomizationFileName())); err != nil || strings.Contains(string(data), "openapi:") {
+		schema = withOwnSchema
+	}
+	err := schema(func() error {
 		k := krusty.MakeKustomizer(&krusty.Options{LoadRestrictions: types.LoadRestrictionsNone, PluginConfig: types.DisabledPluginConfig()})
 		m, err := k.Run(filesys.MakeFsOnDisk(), dir)
 		if err != nil {
@@ -67,6 +73,49 @@ func TestDifferential(t *testing.T) {
 			}
 			compare(t, root, path)
 		})
+	}
+}
+
+// TestDifferentialOfTargetNamespace does the same with spec.targetNamespace over
+// each of the corpus, with and without what refers to namespaces.
+func TestDifferentialOfTargetNamespace(t *testing.T) {
+	for name, content := range corpus() {
+		if name == "plugins" || name == "BOM" { // nothing can be added to them as text
+			continue
+		}
+		for _, bindings := range []bool{true, false} {
+			t.Run(fmt.Sprint(name, bindings), func(t *testing.T) {
+				if !bindings {
+					for _, file := range []string{"app/rbac.yaml", "base/rbac.yaml", "app/crd.yaml", "base/crd.yaml"} {
+						if _, ok := content[file]; ok {
+							content[file] = "apiVersion: v1\nkind: ServiceAccount\nmetadata: {name: " + strings.NewReplacer("/", "-", ".", "-").Replace(file) + "}\n"
+						}
+					}
+				}
+				root := files(t, content)
+				spec := &kustomizev1.KustomizationSpec{TargetNamespace: "team"}
+				file := "kustomization.yaml"
+				if _, ok := content["app/kustomization.yaml"]; ok {
+					spec.Path, file = "app", "app/kustomization.yaml"
+				}
+				r, err := Build(context.Background(), Request{Root: root, Spec: spec})
+				text := content[file]
+				if !strings.Contains(text, "namespace: prod\n") {
+					text += "\nnamespace: team\n"
+				}
+				write(t, root, file, strings.ReplaceAll(text, "namespace: prod\n", "namespace: team\n"))
+				want, wantErr := oracle(filepath.Join(root, spec.Path))
+				if (wantErr == nil) != (err == nil) {
+					t.Fatalf("error %v; kustomize alone: %v", err, wantErr)
+				}
+				if err != nil {
+					return
+				}
+				if diff := cmp.Diff(want, asYAML(t, r.Objects)); diff != "" {
+					t.Error(diff)
+				}
+			})
+		}
 	}
 }
 

@@ -5,6 +5,7 @@ import (
 	"reflect"
 	"strings"
 
+	"sigs.k8s.io/kustomize/api/filters/namespace"
 	"sigs.k8s.io/kustomize/api/konfig"
 	"sigs.k8s.io/kustomize/api/provider"
 	"sigs.k8s.io/kustomize/api/resource"
@@ -17,16 +18,49 @@ const maxFlatDepth = 20
 // buildAnnotations have meaning for kustomize's own steps.
 const buildAnnotations = "internal.config.kubernetes.io/"
 
-// flat collects the objects of kustomizations that only list resources, as
-// kustomize does, but in time that grows with their number rather than with its
+// flat collects the objects of kustomizations that only list resources, and may
+// put them into one namespace, as kustomize does, but in time that grows with their number rather than with its
 // square. It reports false for everything that needs more than that, and for
 // everything that is wrong: kustomize then does it, or says what is wrong.
 func (s *sandbox) flat(dir string, k *types.Kustomization) ([]*resource.Resource, bool) {
 	f := &flattening{sandbox: s, factory: provider.NewDefaultDepProvider().GetResourceFactory(), seen: map[string]bool{}}
-	if f.kustomizations(dir) != 1 || !f.directory(dir, k, 0) {
+	plain := *k
+	plain.Namespace = ""
+	if f.kustomizations(dir) != 1 || !f.directory(dir, &plain, 0) {
+		return nil, false
+	}
+	if k.Namespace != "" && !f.move(k.Namespace) {
 		return nil, false
 	}
 	return f.found, true
+}
+
+// move puts the objects into a namespace, with kustomize's own filter. Kinds
+// that hold the namespaces of others are left to kustomize.
+func (f *flattening) move(to string) bool {
+	for _, r := range f.found {
+		switch r.GetKind() {
+		case "Namespace", "APIService", "CustomResourceDefinition", "RoleBinding", "ClusterRoleBinding",
+			"ValidatingWebhookConfiguration", "MutatingWebhookConfiguration", "Node", "PersistentVolume":
+			return false
+		}
+	}
+	f.seen = map[string]bool{}
+	for _, r := range f.found {
+		if err := r.ApplyFilter(namespace.Filter{Namespace: to, SetRoleBindingSubjects: namespace.DefaultSubjectsOnly}); err != nil || !f.unique(r) {
+			return false
+		}
+	}
+	return true
+}
+
+// unique reports whether an object is the first of its identity.
+func (f *flattening) unique(r *resource.Resource) bool {
+	id := r.CurId()
+	key := id.Gvk.String() + "|" + id.EffectiveNamespace() + "|" + id.Name
+	first := !f.seen[key]
+	f.seen[key] = true
+	return first
 }
 
 type flattening struct {
@@ -117,12 +151,9 @@ func (f *flattening) file(p string) bool {
 		return false
 	}
 	for _, r := range found {
-		id := r.CurId()
-		key := id.Gvk.String() + "|" + id.EffectiveNamespace() + "|" + id.Name
-		if f.seen[key] || internal(r) {
+		if internal(r) || !f.unique(r) {
 			return false
 		}
-		f.seen[key] = true
 		if len(r.GetAnnotations()) == 0 { // kustomize leaves no empty field behind
 			if err := r.SetAnnotations(nil); err != nil {
 				return false

@@ -200,7 +200,7 @@ func BenchmarkBuildTransformed(b *testing.B) {
 	root := files(b, map[string]string{"kustomization.yaml": "resources: [a.yaml, b.yaml, c.yaml, d.yaml, e.yaml]",
 		"a.yaml": configMap("a"), "b.yaml": configMap("b"), "c.yaml": configMap("c"), "d.yaml": configMap("d"), "e.yaml": configMap("e")})
 	for b.Loop() {
-		if _, err := Build(context.Background(), Request{Root: root, Spec: &kustomizev1.KustomizationSpec{TargetNamespace: "team"}}); err != nil {
+		if _, err := Build(context.Background(), Request{Root: root, Spec: &kustomizev1.KustomizationSpec{NamePrefix: "p-"}}); err != nil {
 			b.Fatal(err)
 		}
 	}
