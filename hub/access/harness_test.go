@@ -105,10 +105,10 @@ func start(t *testing.T) *hub {
 
 // person is somebody with a token.
 type person struct {
-	t               *testing.T
-	hub             *hub
-	token, id, oid  string
-	secret, address string
+	t              *testing.T
+	hub            *hub
+	token, id, oid string
+	secret         string
 }
 
 func (h *hub) login(t *testing.T, id, secret string) *person {

@@ -123,8 +123,6 @@ func (a *Auth) ownEndpoint(audience string) bool {
 	return a.isTenant(tenant) && (rest == "oauth2/v2.0/token" || rest == "oauth2/token" || rest == "v2.0" || rest == "")
 }
 
-func (a *Auth) now() time.Time { return a.clock() }
-
 // given is how a client says who it is.
 type given struct{ client, secret, assertion string }
 
