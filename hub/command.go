@@ -19,7 +19,7 @@ func NewCommand(version string) *cobra.Command {
 		Use: "hub", Short: "The control plane of Headwater", Version: version,
 		SilenceUsage: true, SilenceErrors: true,
 	}
-	for _, c := range []*cobra.Command{newServeCommand(), newCheckCommand(), newBackupCommand(), newCompactCommand()} {
+	for _, c := range []*cobra.Command{newServeCommand(), newCheckCommand(), newBackupCommand(), newCompactCommand(), newRecoverCommand()} {
 		settings(c, os.Getenv)
 		root.AddCommand(c)
 	}

@@ -138,7 +138,7 @@ func (l *Log) Gate(ctx context.Context, a *auth.Attempt, next func() error) erro
 	if e.Status < 400 && len(e.Changes) == 0 && known && !e.Accepted && a.Method != "POST" {
 		e.Notes = with(e.Notes, "unchanged", "true")
 	}
-	if failed := l.add(ctx, e); failed != nil {
+	if failed := l.put(ctx, e); failed != nil {
 		l.log.Error("activity not logged", "error", failed, "action", e.Action, "scope", e.Scope, "caller", e.Caller,
 			"callerObjectId", e.CallerObjectID, "from", e.From, "status", e.Status, "requestId", e.RequestID)
 	}
@@ -174,9 +174,7 @@ func ownRecord(action string) bool {
 }
 
 func (l *Log) entry(a *auth.Attempt) Entry {
-	var random [8]byte
-	_, _ = rand.Read(random[:]) // it never fails
-	e := Entry{ID: hex.EncodeToString(random[:]), At: l.clock().UTC(), Caller: a.Who.ID, CallerObjectID: a.Who.ObjectID, CallerName: a.Who.Name,
+	e := Entry{ID: newID(), At: l.clock().UTC(), Caller: a.Who.ID, CallerObjectID: a.Who.ObjectID, CallerName: a.Who.Name,
 		CallerIssuer: a.Who.Issuer, From: a.From, Action: a.Action, Scope: a.Scope, ResourceID: a.Scope, Method: a.Method, Status: a.Status,
 		Code: a.Code, Correlation: a.Correlation, RequestID: a.RequestID, Notes: a.Notes(),
 		Accepted: a.Status < 400 && a.Header.Get(arm.HeaderAsyncOperation) != ""}
@@ -189,7 +187,19 @@ func (l *Log) entry(a *auth.Attempt) Entry {
 	return e
 }
 
-func (l *Log) add(ctx context.Context, e Entry) error {
+// Add logs something that did not come through a door. ID and time are the log's.
+func (l *Log) Add(ctx context.Context, e Entry) error {
+	e.ID, e.At = newID(), l.clock().UTC()
+	return l.put(ctx, e)
+}
+
+func newID() string {
+	var random [8]byte
+	_, _ = rand.Read(random[:]) // it never fails
+	return hex.EncodeToString(random[:])
+}
+
+func (l *Log) put(ctx context.Context, e Entry) error {
 	value, err := json.Marshal(e)
 	if err == nil {
 		_, err = l.store.Put(ctx, store.Put{Key: key(e.At, e.ID), Value: value})

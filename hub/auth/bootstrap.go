@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"github.com/google/uuid"
 
@@ -115,4 +116,25 @@ func (a *Auth) adminFile(c Config) (Admin, error) {
 		return Admin{}, fmt.Errorf("admin.json in %s is incomplete: remove it and a new one is made", c.Dir)
 	}
 	return admin, nil
+}
+
+// Recover makes another administrator, Owner of everything, for somebody who can
+// reach the storage anyhow. Its secret is good for life.
+func Recover(ctx context.Context, s store.Store, life time.Duration) (Admin, error) {
+	a := &Auth{store: s, clock: time.Now}
+	d, err := a.directory(ctx)
+	if errors.Is(err, store.ErrNotFound) {
+		return Admin{}, errors.New("the storage belongs to no hub yet: start the hub once")
+	}
+	if err != nil {
+		return Admin{}, err
+	}
+	p, secret, err := a.CreatePrincipal(ctx, "admin, recovered "+a.clock().UTC().Format(time.DateOnly), life)
+	if err == nil {
+		_, err = a.Assign(ctx, p.ObjectID, Owner, "/")
+	}
+	if err != nil {
+		return Admin{}, fmt.Errorf("make the administrator: %w", err)
+	}
+	return Admin{TenantID: d.TenantID, ClientID: p.ID, ClientSecret: secret, SubscriptionID: d.SubscriptionID}, nil
 }
