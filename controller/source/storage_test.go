@@ -83,6 +83,7 @@ func TestStorage(t *testing.T) {
 	t.Run("WarmRestartFetchesNothing", func(t *testing.T) { testWarmRestart(t, c) })
 	t.Run("FullDiskIsSaidAndRecoveredFrom", func(t *testing.T) { testFullDisk(t, c) })
 	t.Run("NoOutputShowsASecret", func(t *testing.T) { testCanary(t, c) })
+	t.Run("RealStorages", func(t *testing.T) { testRealStorages(t, c) })
 	t.Run("OldVersionsWarn", func(t *testing.T) { testOldVersions(t, c) })
 }
 
