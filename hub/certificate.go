@@ -188,6 +188,32 @@ func loadAuthority(dir string, now time.Time) (*tls.Certificate, error) {
 	return loadAuthority(dir, now)
 }
 
+// takeKeys copies the keys that replicas share, so that a replica with an empty
+// disk makes none of its own.
+func takeKeys(from, dir string) error {
+	if from == "" {
+		return nil
+	}
+	taken := 0
+	for _, name := range keyFiles() {
+		data, err := os.ReadFile(filepath.Join(from, name))
+		if errors.Is(err, os.ErrNotExist) {
+			continue
+		}
+		if err == nil {
+			err = writeWhole(filepath.Join(dir, name), data, 0o600)
+		}
+		if err != nil {
+			return fmt.Errorf("take the shared keys: %w", err)
+		}
+		taken++
+	}
+	if taken == 0 {
+		return fmt.Errorf("take the shared keys: %s holds none of %v", from, keyFiles())
+	}
+	return nil
+}
+
 // writeWhole replaces a file in one step.
 func writeWhole(path string, data []byte, mode os.FileMode) error {
 	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+"-*")

@@ -68,6 +68,7 @@ The first start makes a certificate authority (ca.crt), an administrator
 func serveFlags(cmd *cobra.Command, c *Config) {
 	f := cmd.Flags()
 	storageFlags(cmd, c)
+	f.StringVar(&c.KeysFrom, "keys-from", "", "directory with vault.key, signing.key, ca.crt and ca.key that replicas share; what is there is copied to --data-dir at the start")
 	f.Int64Var(&c.EtcdQuota, "etcd-quota", 8<<30, "most bytes that the embedded etcd's database may have; beyond them writes are refused until space is made")
 	f.StringVar(&c.Listen, "listen", "127.0.0.1:8443", "address to serve users and agents on; port 0 chooses one")
 	f.StringVar(&c.ExternalURL, "external-url", "", "https://host[:port] by which users and agents know this hub (default that of --listen)")

@@ -37,6 +37,9 @@ import (
 type Config struct {
 	// DataDir holds keys, certificates and, without EtcdEndpoints, the records.
 	DataDir string
+	// KeysFrom is a directory of keys that all replicas share; those that are there
+	// are copied to DataDir at the start. None when empty.
+	KeysFrom string
 	// Listen is the address of both doors; port 0 chooses a free one.
 	Listen string
 	// ExternalURL is the address that clients and agents know the hub by,
@@ -118,6 +121,9 @@ func New(ctx context.Context, c Config) (_ *Hub, err error) {
 		}
 	}()
 	if err := os.MkdirAll(c.DataDir, 0o700); err != nil {
+		return nil, err
+	}
+	if err := takeKeys(c.KeysFrom, c.DataDir); err != nil {
 		return nil, err
 	}
 	h.registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))

@@ -137,3 +137,22 @@ func TestCheck(t *testing.T) {
 		t.Error("its storage was not reached")
 	}
 }
+
+// TestReplicasTakeSharedKeys starts a hub with another one's keys.
+func TestReplicasTakeSharedKeys(t *testing.T) {
+	first := run(t, Config{})
+	second := run(t, Config{KeysFrom: first.dir})
+	for _, name := range keyFiles() {
+		a, err := digestFile(filepath.Join(first.dir, name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if b, err := digestFile(filepath.Join(second.dir, name)); err != nil || a == "" || a != b {
+			t.Errorf("%s differs: %v", name, err)
+		}
+	}
+	if h, err := New(t.Context(), Config{DataDir: t.TempDir(), KeysFrom: t.TempDir()}); err == nil || !strings.Contains(err.Error(), "vault.key") {
+		t.Errorf("a directory without keys: %v", err)
+		h.Close()
+	}
+}
