@@ -15,12 +15,10 @@ import (
 	"github.com/fluxcd/pkg/apis/meta"
 	"github.com/fluxcd/pkg/runtime/conditions"
 	sourcev1 "github.com/fluxcd/source-controller/api/v1"
-	"github.com/go-logr/logr/funcr"
 	"github.com/opencontainers/go-digest"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"headwater.dev/dev/gitserver"
@@ -111,8 +109,7 @@ type process struct {
 // launch starts the controllers; they end with the test.
 func launch(t *testing.T, c *kubetest.Cluster) *process {
 	t.Helper()
-	p := &process{addr: freeAddr(t), storage: t.TempDir(), logs: &logs{}}
-	ctrl.SetLogger(funcr.New(p.logs.write, funcr.Options{Verbosity: 1}))
+	p := &process{addr: freeAddr(t), storage: t.TempDir(), logs: everything()}
 	h, err := host.New(c.Config, host.Options{
 		Namespace: "flux-system", WatchAllNamespaces: true, MetricsAddr: "0", HealthAddr: "0",
 		NoCrossNamespaceRefs: true, DefaultServiceAccount: "flux-applier", Concurrent: 4,
