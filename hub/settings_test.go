@@ -1,8 +1,12 @@
 package hub
 
 import (
+	"context"
 	"errors"
+	"fmt"
+	"io"
 	"net"
+	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
@@ -12,6 +16,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/spf13/cobra"
 
+	"headwater.dev/client"
 	"headwater.dev/hub/store/etcd"
 )
 
@@ -154,5 +159,37 @@ func TestReplicasTakeSharedKeys(t *testing.T) {
 	if h, err := New(t.Context(), Config{DataDir: t.TempDir(), KeysFrom: t.TempDir()}); err == nil || !strings.Contains(err.Error(), "vault.key") {
 		t.Errorf("a directory without keys: %v", err)
 		h.Close()
+	}
+}
+
+// TestAFullStorageSaysSo fills a small storage through the users' door.
+func TestAFullStorageSaysSo(t *testing.T) {
+	r, user, _, id := waiting(t, Config{EtcdQuota: 8 << 20})
+	large := wanted("secret")
+	large["properties"].(map[string]any)["kustomizations"] = map[string]any{"app": map[string]any{"path": "./app",
+		"postBuild": map[string]any{"substitute": map[string]any{"x": strings.Repeat("x", 200<<10)}}}}
+	var err error
+	for i := 0; err == nil && i < 100; i++ {
+		ctx, cancel := context.WithTimeout(t.Context(), 3*time.Second) // the client would try again for long
+		_, err = client.Put[any](ctx, user, fmt.Sprintf("%s-%d", id, i), client.VersionConfiguration, large)
+		cancel()
+	}
+	var refused *client.Error
+	if !errors.As(err, &refused) || refused.Status != http.StatusServiceUnavailable || !strings.Contains(refused.Error(), "hub compact") {
+		t.Fatalf("a full storage: %v", err)
+	}
+	for i := range 20 {
+		if _, err := client.Delete(t.Context(), user, fmt.Sprintf("%s-%d", id, i), client.VersionConfiguration, true); err != nil {
+			t.Fatalf("deleting from a full storage: %v", err)
+		}
+	}
+	cmd := newCompactCommand()
+	cmd.SetArgs([]string{"--data-dir", r.dir})
+	cmd.SetOut(io.Discard)
+	if err := cmd.ExecuteContext(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := client.Put[any](t.Context(), user, id, client.VersionConfiguration, wanted("secret")); err != nil {
+		t.Errorf("after space was made: %v", err)
 	}
 }

@@ -59,6 +59,11 @@ func (s *Server) fail(w http.ResponseWriter, r *http.Request, err error) {
 		write(w, arm.Errorf(arm.CodeValidationFailed, "The protected settings are too large: at most %d bytes together.", vault.MaxBytes))
 	case errors.Is(err, store.ErrConflict):
 		write(w, arm.Errorf(arm.CodeConflict, "The resource was changed by somebody else at the same time: try again."))
+	case errors.Is(err, store.ErrFull):
+		s.log.Error("storage full", "path", r.URL.Path, "error", err)
+		w.Header().Set(arm.HeaderRetryAfter, "60")
+		write(w, arm.Errorf(arm.CodeUnavailable, "The hub's storage is full and nothing was changed. Reads go on, and so does deleting with forceDelete=true; "+
+			"whoever runs the hub can make space, see 'hub check' and 'hub compact'."))
 	case errors.Is(err, store.ErrUnavailable) || r.Context().Err() != nil:
 		s.log.Error("storage unavailable", "path", r.URL.Path, "error", err)
 		w.Header().Set(arm.HeaderRetryAfter, "5")
