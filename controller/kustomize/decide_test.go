@@ -176,3 +176,35 @@ func TestWatcherIsTheOnlyMemoryOfHealth(t *testing.T) {
 		t.Errorf("known = %+v", s.known)
 	}
 }
+
+// TestWaitGoesOnAfterARestart: the timeout counts from the beginning of the
+// wait, which the condition tells.
+func TestWaitGoesOnAfterARestart(t *testing.T) {
+	now, began := time.Unix(1000, 0), time.Unix(900, 0)
+	cases := map[string]struct {
+		why    string
+		change func(*kustomizev1.Kustomization)
+		want   time.Time
+	}{
+		"same revision": {"the wait goes on", func(*kustomizev1.Kustomization) {}, began},
+		"other revision": {"another wait", func(k *kustomizev1.Kustomization) {
+			k.Status.Conditions[0].Message = "Running health checks for revision r0"
+		}, now},
+		"other specification": {"another wait", func(k *kustomizev1.Kustomization) { k.Generation = 2 }, now},
+		"was decided":         {"no wait", func(k *kustomizev1.Kustomization) { k.Status.Conditions[0].Status = metav1.ConditionFalse }, now},
+		"nothing is known":    {"a new wait", func(k *kustomizev1.Kustomization) { k.Status.Conditions = nil }, now},
+	}
+	for name, c := range cases {
+		t.Run(name, func(t *testing.T) {
+			k := named("k")
+			k.Status.Conditions = []metav1.Condition{{Type: meta.HealthyCondition, Status: metav1.ConditionUnknown, ObservedGeneration: 1,
+				Message: "Running health checks for revision r1 with a timeout of 1m0s", LastTransitionTime: metav1.NewTime(began)}}
+			c.change(k)
+			s := &scope{obj: k, artifact: &meta.Artifact{Revision: "r1"}}
+			s.healthContent(now, verdict{waiting: []string{"x"}})
+			if !s.known.unhealthySince.Equal(c.want) {
+				t.Errorf("%s: since %s, want %s", c.why, s.known.unhealthySince, c.want)
+			}
+		})
+	}
+}

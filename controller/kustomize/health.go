@@ -3,10 +3,12 @@ package kustomize
 import (
 	"context"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/fluxcd/pkg/apis/meta"
 	"github.com/fluxcd/pkg/runtime/conditions"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"headwater.dev/kernel/apply"
 	"headwater.dev/kernel/phase"
@@ -61,6 +63,7 @@ func (l *loop) look(ctx context.Context, s *scope, refs []apply.Ref) (map[apply.
 // healthContent keeps since when the present content is not healthy.
 func (s *scope) healthContent(now time.Time, v verdict) {
 	content := s.known.digest + "@" + s.revision() + fmt.Sprint(s.obj.Generation)
+	fresh := s.known.content == ""
 	if s.known.content != content {
 		same := s.built == nil && s.known.wasHealthy // another revision of the same objects
 		s.known.content, s.known.wasHealthy, s.known.unhealthySince = content, same, time.Time{}
@@ -69,9 +72,23 @@ func (s *scope) healthContent(now time.Time, v verdict) {
 		s.known.unhealthySince, s.known.wasHealthy = time.Time{}, true
 		return
 	}
-	if s.known.unhealthySince.IsZero() {
-		s.known.unhealthySince = now
+	if !s.known.unhealthySince.IsZero() {
+		return
 	}
+	s.known.unhealthySince = now
+	if fresh {
+		s.known.unhealthySince = s.waitingSince(now)
+	}
+}
+
+// waitingSince is when the wait for the present revision began, which may have
+// been before a restart.
+func (s *scope) waitingSince(now time.Time) time.Time {
+	c := conditions.Get(s.obj, meta.HealthyCondition)
+	if c == nil || c.Status != metav1.ConditionUnknown || c.ObservedGeneration != s.obj.Generation || !strings.Contains(c.Message, s.revision()) {
+		return now
+	}
+	return c.LastTransitionTime.Time
 }
 
 func (l *loop) healthOutcome(s *scope, v verdict, polled bool) error {
