@@ -93,7 +93,9 @@ func Build(ctx context.Context, r Request) (*Result, error) {
 	if err != nil {
 		return nil, err
 	}
-	fs.seen.Inputs = r.Inputs()
+	if !fs.seen.volatile {
+		fs.seen.Inputs = r.Inputs()
+	}
 	return &Result{Objects: objects, Digest: digest, Read: fs.seen}, nil
 }
 

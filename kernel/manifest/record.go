@@ -17,7 +17,8 @@ import (
 // each path of the artifact what it found there. Two artifacts that agree on a
 // record give the same build for the same inputs.
 type Record struct {
-	// Inputs is Request.Inputs of the build.
+	// Inputs is Request.Inputs of the build; empty when it used what the artifact
+	// does not hold, so that no request equals it.
 	Inputs string
 	found  map[string]finding
 	// volatile builds used what the artifact does not hold.
