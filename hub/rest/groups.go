@@ -5,6 +5,7 @@ import (
 	"encoding/base64"
 	"net/http"
 	"reflect"
+	"strconv"
 	"strings"
 	"time"
 
@@ -200,25 +201,51 @@ func (s *Server) deleteGroup(c *call) error {
 // deletePatience is how long a request waits for a deletion that goes on.
 const deletePatience = 2 * time.Second
 
+// deleteLimit bounds one go at a deletion; the next goes on from there.
+const deleteLimit = 10 * time.Minute
+
+// ending is a deletion of a group that this replica is at.
+type ending struct {
+	done chan struct{}
+	err  error
+}
+
+// end goes on with the deletion of a group, once at a time in this replica.
+func (s *Server) end(ctx context.Context, e groupEntry) *ending {
+	which := e.record.Key + "@" + strconv.FormatInt(e.record.DesiredRevision, 10) // a group of the same name is another
+	s.endingsMu.Lock()
+	defer s.endingsMu.Unlock()
+	if running, ok := s.endings[which]; ok {
+		return running
+	}
+	begun := &ending{done: make(chan struct{})}
+	s.endings[which] = begun
+	go func() {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), deleteLimit)
+		defer cancel()
+		if begun.err = s.dissolve(ctx, e.record); begun.err != nil {
+			s.log.Error("deletion of a resource group was cut off; it goes on when it is asked for", "group", e.record.Key, "error", begun.err)
+		}
+		s.endingsMu.Lock()
+		delete(s.endings, which)
+		s.endingsMu.Unlock()
+		close(begun.done)
+	}()
+	return begun
+}
+
 // endGroup goes on with the deletion of a group, and answers 200 when it ends
 // soon, else 202 with the place to ask.
 func (s *Server) endGroup(c *call, e groupEntry) error {
-	done := make(chan error, 1)
-	go func() {
-		ctx, cancel := context.WithTimeout(context.WithoutCancel(c.ctx()), 10*time.Minute)
-		defer cancel()
-		err := s.dissolve(ctx, e.record)
-		if err != nil {
-			s.log.Error("deletion of a resource group was cut off; it goes on when it is asked for", "group", e.record.Key, "error", err)
-		}
-		done <- err
-	}()
+	running := s.end(c.ctx(), e)
 	select {
-	case err := <-done:
-		if err != nil {
-			return err
+	case <-running.done:
+		if running.err != nil {
+			return running.err
 		}
 		return c.empty(http.StatusOK)
+	case <-c.ctx().Done():
+		return c.ctx().Err()
 	case <-time.After(s.deletePatience):
 	}
 	token := base64.RawURLEncoding.EncodeToString([]byte(e.Name + "\x00" + e.SystemData.CreatedAt.Format(time.RFC3339Nano)))

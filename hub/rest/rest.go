@@ -14,6 +14,7 @@ import (
 	"io"
 	"log/slog"
 	"net/http"
+	"sync"
 	"time"
 
 	"github.com/google/uuid"
@@ -95,19 +96,24 @@ type Server struct {
 	// importSources and deletePatience are those of Config.
 	importSources  bool
 	deletePatience time.Duration
-	gates          []auth.Gate
-	locks          auth.Gate
-	mounts         []Mount
-	clock          func() time.Time
-	newID          func() string
-	log            *slog.Logger
-	handler        http.Handler
+	// endings are the deletions of groups that this replica is at, by key and
+	// revision.
+	endingsMu sync.Mutex
+	endings   map[string]*ending
+	gates     []auth.Gate
+	locks     auth.Gate
+	mounts    []Mount
+	clock     func() time.Time
+	newID     func() string
+	log       *slog.Logger
+	handler   http.Handler
 }
 
 // New makes the door.
 func New(c Config) (*Server, error) {
 	s := &Server{store: c.Store, vault: c.Vault, directory: c.Directory, locations: c.Locations,
 		pageSize: c.PageSize, gates: c.Gates, locks: c.Locks, mounts: c.Mounts, clock: c.Clock, newID: c.NewID, log: c.Logger}
+	s.endings = map[string]*ending{}
 	s.importSources, s.deletePatience = c.ImportSources, c.DeletePatience
 	if s.deletePatience == 0 {
 		s.deletePatience = deletePatience
