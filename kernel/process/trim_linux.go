@@ -1,0 +1,49 @@
+package process
+
+import (
+	"bufio"
+	"fmt"
+	"os"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// dropProgramPages takes the pages of the program's own read-only code and data
+// out of this process. They are clean copies of the file: what is needed again
+// comes back from the page cache.
+func dropProgramPages() error {
+	program, err := os.Readlink("/proc/self/exe")
+	if err != nil {
+		return fmt.Errorf("find the program's file: %w", err)
+	}
+	f, err := os.Open("/proc/self/maps")
+	if err != nil {
+		return fmt.Errorf("read the process's mappings: %w", err)
+	}
+	defer f.Close()
+	for s := bufio.NewScanner(f); s.Scan(); {
+		start, end, ok := readOnlyMapping(s.Text(), program)
+		if !ok {
+			continue
+		}
+		if _, _, errno := unix.Syscall(unix.SYS_MADVISE, start, end-start, unix.MADV_DONTNEED); errno != 0 {
+			return fmt.Errorf("give back pages of the program: %w", errno)
+		}
+	}
+	return nil
+}
+
+// readOnlyMapping reads a line of /proc/self/maps and says whether it is a
+// mapping of file that cannot hold anything but the file's bytes: private and
+// not writable.
+func readOnlyMapping(line, file string) (start, end uintptr, ok bool) {
+	fields := strings.Fields(line)
+	if len(fields) != 6 || fields[5] != file || strings.Contains(fields[1], "w") || !strings.HasSuffix(fields[1], "p") {
+		return 0, 0, false
+	}
+	if n, err := fmt.Sscanf(fields[0], "%x-%x", &start, &end); n != 2 || err != nil || end <= start {
+		return 0, 0, false
+	}
+	return start, end, true
+}
