@@ -70,7 +70,7 @@ func Setup(_ context.Context, h *host.Host) error {
 		clouds: h.Cloud, ignores: ignores{filepath.Join(h.Options.StoragePath, "ignore")},
 		host: h, client: h.Manager.GetClient(), store: h.Artifacts, reader: h.Reader, mirrors: mirrors, events: events,
 		packing:  make(chan struct{}, runtime.GOMAXPROCS(0)),
-		sigstore: &verify.Instance{Dir: filepath.Join(h.Options.StoragePath, "sigstore")},
+		sigstore: &verify.Instance{File: h.Options.SigstoreRoot, Dir: filepath.Join(h.Options.StoragePath, "sigstore")},
 	}
 	for _, run := range []func(context.Context) error{l.server, l.janitor} {
 		if err := l.background(h.Manager, run); err != nil {

@@ -56,6 +56,10 @@ type Options struct {
 	// LoopbackProxies lets sources use a proxy on the controllers' own machine.
 	LoopbackProxies bool
 
+	// SigstoreRoot is the file of a trusted_root.json; keyless signatures are
+	// checked against it when an object names no other.
+	SigstoreRoot string
+
 	StoragePath, StorageAddr, StorageAdvAddr string
 	ArtifactRetentionTTL                     time.Duration
 	ArtifactRetentionRecords                 int
@@ -99,6 +103,7 @@ func (o *Options) BindFlags(f *pflag.FlagSet) {
 	f.BoolVar(&o.StrictSubstitution, "strict-substitution", false, "Refuse variables that are not set and have no default.")
 	f.StringSliceVar(&o.PrivateChartHosts, "private-chart-hosts", nil, "Hosts with private addresses that indexes of Helm repositories may lead to.")
 	f.BoolVar(&o.LoopbackProxies, "loopback-proxies", false, "Let sources use a proxy on the controllers' own machine.")
+	f.StringVar(&o.SigstoreRoot, "sigstore-trusted-root", "", "File with a trusted_root.json that keyless signatures are checked against; Sigstore's public instance when empty.")
 	f.StringVar(&o.StoragePath, "storage-path", env("STORAGE_PATH", filepath.Join(os.TempDir(), "headwater-storage")), "Directory of artifacts and repository mirrors.")
 	f.StringVar(&o.StorageAddr, "storage-addr", env("STORAGE_ADDR", ":9090"), "Address that artifacts are served on.")
 	f.StringVar(&o.StorageAdvAddr, "storage-adv-addr", env("STORAGE_ADV_ADDR", ""), "Host, or host:port, of artifact URLs.")

@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"net/netip"
 	"net/url"
+	"regexp"
 	"strconv"
 	"strings"
 	"sync/atomic"
@@ -158,10 +159,23 @@ func (g *guard) RoundTrip(r *http.Request) (*http.Response, error) {
 	if resp.StatusCode == http.StatusTooManyRequests || resp.StatusCode == http.StatusServiceUnavailable {
 		g.retry.Store(int64(RetryAfter(resp.Header.Get("Retry-After"), time.Now())))
 	}
-	if !strings.Contains(r.URL.Path, "/blobs/") && t == g.own {
+	if !g.forBlob(r) {
 		resp.Body = &bounded{resp.Body, maxDocument}
 	}
 	return resp, nil
+}
+
+// blobPath ends the path of a blob, and of nothing else: no name of a
+// repository or tag has a colon.
+var blobPath = regexp.MustCompile(`/blobs/[a-z0-9]+:[0-9a-f]+$`)
+
+// forBlob tells whether a request is for a blob, or follows from one. Who reads
+// a blob knows its size.
+func (g *guard) forBlob(r *http.Request) bool {
+	for r.Response != nil && r.Response.Request != nil { // redirected
+		r = r.Response.Request
+	}
+	return strings.EqualFold(r.URL.Host, g.host) && blobPath.MatchString(r.URL.Path)
 }
 
 // elsewhere makes a request fit for a host that is not the registry's.

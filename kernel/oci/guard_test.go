@@ -12,6 +12,7 @@ import (
 	"net/netip"
 	"net/url"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -78,6 +79,35 @@ func TestA05Realm(t *testing.T) {
 		if strings.Contains(got, canary) || strings.HasPrefix(got, "Basic") {
 			t.Errorf("the thief saw %q", got)
 		}
+	}
+}
+
+// TestTokens logs in at the token endpoint of the registry itself.
+func TestTokens(t *testing.T) {
+	asked := 0
+	var home *httptest.Server
+	home = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		user, pass, basic := r.BasicAuth()
+		switch {
+		case r.URL.Path == "/token" && basic && user == "u" && pass == canary:
+			asked++
+			fmt.Fprint(w, `{"token":"t","expires_in":300}`)
+		case r.Header.Get("Authorization") != "Bearer t":
+			w.Header().Set("WWW-Authenticate", `Bearer realm="`+home.URL+`/token",service="r"`)
+			w.WriteHeader(http.StatusUnauthorized)
+		case strings.HasSuffix(r.URL.Path, "/tags/list"):
+			fmt.Fprint(w, `{"name":"app","tags":["1","2"]}`)
+		}
+	}))
+	defer home.Close()
+	r := door(t, home)
+	for range 2 {
+		if tags, err := r.Tags(t.Context()); err != nil || len(tags) != 2 {
+			t.Errorf("%v, %v", tags, err)
+		}
+	}
+	if asked != 1 {
+		t.Errorf("%d logins of one repository", asked)
 	}
 }
 
@@ -258,6 +288,46 @@ func TestA14HugeAnswers(t *testing.T) {
 	}
 	if _, err := r.Tags(ctx); err == nil {
 		t.Errorf("tags: %v", err)
+	}
+}
+
+// TestA14EndlessTags shows that neither a redirect nor the name of a repository
+// gets a list of tags around the limit.
+func TestA14EndlessTags(t *testing.T) {
+	var sent atomic.Int64
+	endless := func(w http.ResponseWriter, r *http.Request) {
+		io.WriteString(w, `{"tags":["a"`)
+		block := []byte(strings.Repeat(`,"a"`, 1<<16))
+		for range 4 * maxDocument / len(block) {
+			n, err := w.Write(block)
+			if sent.Add(int64(n)); err != nil {
+				return
+			}
+		}
+		io.WriteString(w, `]}`)
+	}
+	other := httptest.NewServer(http.HandlerFunc(endless))
+	defer other.Close()
+	home := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		switch {
+		case r.URL.Path == "/v2/":
+		case strings.Contains(r.URL.Path, "/elsewhere/"):
+			http.Redirect(w, r, other.URL+"/blobs/sha256:00", http.StatusTemporaryRedirect)
+		default:
+			endless(w, r)
+		}
+	}))
+	defer home.Close()
+	for _, name := range []string{"elsewhere/app", "app/blobs/x"} {
+		r, err := Open("oci://"+home.Listener.Addr().String()+"/"+name, Options{Insecure: true})
+		if err != nil {
+			t.Fatal(err)
+		}
+		sent.Store(0)
+		if _, err := r.Tags(t.Context()); !errors.Is(err, ErrTooLarge) || sent.Load() == 0 {
+			t.Errorf("%s: %v after %d bytes", name, err, sent.Load())
+		}
+		r.Close()
 	}
 }
 

@@ -52,7 +52,11 @@ func NewNotation(policy []byte, certificates map[string][]byte) (*Notation, erro
 	if len(store) == 0 {
 		return nil, fmt.Errorf("%w: there is no certificate", ErrConfig)
 	}
-	v, err := verifier.New(&document, store, nil)
+	options, err := revocations()
+	if err != nil {
+		return nil, err
+	}
+	v, err := verifier.NewWithOptions(&document, store, nil, options)
 	if err != nil {
 		return nil, fmt.Errorf("%w: trustpolicy.json: %w", ErrConfig, trimmed(err))
 	}
