@@ -226,6 +226,9 @@ func (h clusters) identity(c *call, p *validate.Problems, v any) *resource.Ident
 
 func (h clusters) replace(c *call, group groupEntry, asked resource.Desired[resource.ClusterProperties]) error {
 	was, err := load[resource.ClusterProperties](c.ctx(), c.server.store, c.id.Key())
+	if err == nil && !was.exists() {
+		err = c.server.dropOrphans(c)
+	}
 	if err != nil {
 		return err
 	}

@@ -3,6 +3,7 @@ package rest
 import (
 	"context"
 	"encoding/base64"
+	"errors"
 	"net/http"
 	"reflect"
 	"strconv"
@@ -104,6 +105,9 @@ func (s *Server) putGroup(c *call) error {
 	}
 	return retry(func() error {
 		was, err := load[resource.ResourceGroupProperties](c.ctx(), s.store, c.id.Key())
+		if err == nil && !was.exists() {
+			err = s.dropOrphans(c)
+		}
 		if err != nil {
 			return err
 		}
@@ -123,6 +127,20 @@ func (s *Server) putGroup(c *call) error {
 		}
 		return c.saveGroup(was, d, tags, status)
 	})
+}
+
+// dropOrphans removes what lies below a group that does not exist.
+func (s *Server) dropOrphans(c *call) error {
+	before, err := s.look(c.ctx(), c.id.Key())
+	if err != nil || len(before) == 0 {
+		return err
+	}
+	switch _, err := s.store.Get(c.ctx(), c.id.Key()); {
+	case errors.Is(err, store.ErrNotFound):
+		return s.drop(c.ctx(), before)
+	default: // somebody made it meanwhile; the write finds that out
+		return err
+	}
 }
 
 func (c *call) saveGroup(was groupEntry, d resource.Desired[resource.ResourceGroupProperties], tags map[string]string, status int) error {

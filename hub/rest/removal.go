@@ -108,15 +108,7 @@ func (c *call) takeBack(made store.Record) error {
 // seen while the mark was there.
 func (s *Server) dissolve(ctx context.Context, root store.Record) error {
 	for {
-		type seen struct {
-			key      string
-			revision int64
-		}
-		var below []seen
-		_, err := store.Each(ctx, s.store, root.Key+"/", func(r store.Record) error {
-			below = append(below, seen{r.Key, r.Revision})
-			return nil
-		})
+		below, err := s.look(ctx, root.Key)
 		if err != nil {
 			return err
 		}
@@ -133,16 +125,43 @@ func (s *Server) dissolve(ctx context.Context, root store.Record) error {
 			}
 			continue
 		}
-		for _, r := range below {
-			err := s.store.Delete(ctx, r.key, r.revision)
-			if err == nil && !strings.Contains(r.key, "/operations/") {
-				err = s.vault.ForgetAll(ctx, r.key)
-			}
-			if err != nil && !lost(err) {
-				return err
-			}
+		if err := s.drop(ctx, below); err != nil {
+			return err
 		}
 	}
+}
+
+// seen is a record as it was when it was looked at.
+type seen struct {
+	key      string
+	revision int64
+}
+
+// look lists what is below a key.
+func (s *Server) look(ctx context.Context, key string) ([]seen, error) {
+	var below []seen
+	_, err := store.Each(ctx, s.store, key+"/", func(r store.Record) error {
+		below = append(below, seen{r.Key, r.Revision})
+		return nil
+	})
+	return below, err
+}
+
+// drop removes records that are still as they were seen, with what the vault
+// keeps of them. What lies below a key under which, later than the look, there is
+// no record has no parent: a hub that died between making it and looking for its
+// parent left it behind. Whoever makes the parent anew drops it first.
+func (s *Server) drop(ctx context.Context, all []seen) error {
+	for _, r := range all {
+		err := s.store.Delete(ctx, r.key, r.revision)
+		if err == nil && !strings.Contains(r.key, "/operations/") {
+			err = s.vault.ForgetAll(ctx, r.key)
+		}
+		if err != nil && !lost(err) {
+			return err
+		}
+	}
+	return nil
 }
 
 // lost reports whether a write lost a race.

@@ -442,3 +442,28 @@ func TestNoOrphans(t *testing.T) {
 		t.Error("no maker ever won: this was no race")
 	}
 }
+
+// TestOrphansOfACrash lets a hub die between making a record and looking for its
+// parent: whoever makes the parent anew does not inherit the record.
+func TestOrphansOfACrash(t *testing.T) {
+	h := start(t)
+	h.furnish()
+	h.must(201, "PUT", path(inConfigurations+"/apps", "2025-04-01"), gitBody)
+	orphan := h.record(inConfigurations + "/apps")
+	for _, parent := range []struct{ id, version string }{{inCluster, "2024-01-01"}, {inGroup, "2022-09-01"}} {
+		h.must(200, "DELETE", path(parent.id, parent.version), "")
+		if _, err := h.store.Put(t.Context(), store.Put{Key: orphan.Key, Part: store.Desired, Value: orphan.Desired}); err != nil {
+			t.Fatal(err)
+		}
+		if parent.id == inGroup {
+			h.must(201, "PUT", path(inGroup, "2022-09-01"), `{"location":"local"}`)
+			if left := keysBelow(t, h, inGroup); len(left) > 0 {
+				t.Errorf("the new group inherits %v", left)
+			}
+		}
+		h.must(201, "PUT", path(inCluster, "2024-01-01"), `{"location":"local","properties":{"agentPublicKeyCertificate":"`+testCertificate()+`"}}`)
+		if a := h.must(200, "GET", path(inConfigurations, "2025-04-01"), ""); strings.TrimSpace(a.body) != `{"value":[]}` {
+			t.Errorf("the new cluster inherits %s", a.body)
+		}
+	}
+}
