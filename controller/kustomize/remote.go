@@ -98,7 +98,7 @@ func (l *loop) clusterOfConfigMap(ctx context.Context, k *kustomizev1.Kustomizat
 		return tenant.Cluster{}, phase.Stalled(acl.AccessDeniedReason, fmt.Errorf(
 			"%s: ConfigMap %q has no %s: without one the controller's own cloud identity would be used", field, name, meta.KubeConfigKeyServiceAccountName))
 	}
-	config, err := l.clouds.RESTConfig(ctx, k, name)
+	config, err := l.clouds.RESTConfig(ctx, k, cm) // the very one that was judged
 	if errors.Is(err, cloud.ErrUnsupported) {
 		return tenant.Cluster{}, phase.Stalled(meta.ReconciliationFailedReason, fmt.Errorf("%s: ConfigMap %q: %w", field, name, err))
 	}

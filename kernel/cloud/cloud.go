@@ -183,24 +183,40 @@ func (p *Providers) Git(ctx context.Context, provider string, repository *url.UR
 }
 
 // RESTConfig gives the access to the cluster that a ConfigMap of the object's
-// namespace describes (spec.kubeConfig.configMapRef). Its tokens are renewed
-// while it is used, for as long as ctx lives.
-func (p *Providers) RESTConfig(ctx context.Context, obj client.Object, configMap string) (*rest.Config, error) {
-	var cm corev1.ConfigMap
-	key := client.ObjectKey{Namespace: obj.GetNamespace(), Name: configMap}
-	if err := p.client.Get(ctx, key, &cm); err != nil {
-		return nil, fmt.Errorf("read ConfigMap %q: %w", key, err)
+// namespace describes (spec.kubeConfig.configMapRef). What counts is the
+// ConfigMap that is given, which the caller has judged: it is not read again.
+// Tokens are renewed while the configuration is used.
+func (p *Providers) RESTConfig(ctx context.Context, obj client.Object, cm *corev1.ConfigMap) (*rest.Config, error) {
+	key := client.ObjectKeyFromObject(cm)
+	if key.Namespace != obj.GetNamespace() {
+		return nil, fmt.Errorf("ConfigMap %q is of another namespace than the object that names it", key)
 	}
 	provider := cm.Data[meta.KubeConfigKeyProvider]
 	if _, err := utils.ProviderByName[auth.RESTConfigProvider](provider); err != nil {
 		return nil, fmt.Errorf("ConfigMap %q: data.%s: %w: %q has no access to clusters: use aws, azure, gcp or generic", key, meta.KubeConfigKeyProvider, ErrUnsupported, provider)
 	}
-	ref := meta.KubeConfigReference{ConfigMapRef: &meta.LocalObjectReference{Name: configMap}}
-	config, err := utils.GetRESTConfig(ctx, ref, obj.GetNamespace(), p.client, p.Options(obj, "", nil)...)
+	ref := meta.KubeConfigReference{ConfigMapRef: &meta.LocalObjectReference{Name: cm.Name}}
+	config, err := utils.GetRESTConfig(ctx, ref, obj.GetNamespace(), given{p.client, cm.DeepCopy()}, p.Options(obj, "", nil)...)
 	if err != nil {
 		return nil, failed(provider, err)
 	}
 	return config, nil
+}
+
+// given is a client that knows one ConfigMap as it was given, whatever became
+// of it since.
+type given struct {
+	client.Client
+	configMap *corev1.ConfigMap
+}
+
+// Get implements client.Reader.
+func (g given) Get(ctx context.Context, key client.ObjectKey, obj client.Object, opts ...client.GetOption) error {
+	if into, ok := obj.(*corev1.ConfigMap); ok && key == client.ObjectKeyFromObject(g.configMap) {
+		g.configMap.DeepCopyInto(into)
+		return nil
+	}
+	return g.Client.Get(ctx, key, obj, opts...)
 }
 
 // Azure gives a credential for Azure's clients. It works for as long as ctx

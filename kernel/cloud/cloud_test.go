@@ -366,28 +366,33 @@ func TestRESTConfig(t *testing.T) {
 		meta.KubeConfigKeyProvider: Generic, meta.KubeConfigKeyAddress: c.Config.Host, meta.KubeConfigKeyCACert: string(ca),
 		meta.KubeConfigKeyServiceAccountName: "remote", meta.KubeConfigKeyAudiences: "https://kubernetes.default.svc\n",
 	}}
-	if err := f.client.Create(t.Context(), cm); err != nil {
+	changed := cm.DeepCopy()
+	delete(changed.Data, meta.KubeConfigKeyServiceAccountName)
+	if err := f.client.Create(t.Context(), changed); err != nil {
 		t.Fatal(err)
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
-	config, err := f.providers.RESTConfig(ctx, f.object("o"), "cluster")
+	// A ConfigMap that lost its service account since it was judged would lead
+	// to this process's own token, which is not there: what was judged counts.
+	config, err := f.providers.RESTConfig(ctx, f.object("o"), cm)
 	if err != nil {
 		t.Fatal(err)
+	}
+	if _, err := f.providers.RESTConfig(ctx, f.object("o"), changed); err == nil {
+		t.Error("the process's own identity was used, or the test shows nothing")
 	}
 	if config.Host != c.Config.Host && config.Host != strings.ToLower(c.Config.Host) {
 		t.Errorf("host %s", config.Host)
 	}
 	for name, data := range map[string]string{"bad": "ibm", "empty": ""} {
 		bad := &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Namespace: f.namespace, Name: name}, Data: map[string]string{meta.KubeConfigKeyProvider: data}}
-		if err := f.client.Create(t.Context(), bad); err != nil {
-			t.Fatal(err)
-		}
-		if _, err := f.providers.RESTConfig(ctx, f.object("o"), name); !errors.Is(err, ErrUnsupported) || !strings.Contains(err.Error(), f.namespace+"/"+name) {
+		if _, err := f.providers.RESTConfig(ctx, f.object("o"), bad); !errors.Is(err, ErrUnsupported) || !strings.Contains(err.Error(), f.namespace+"/"+name) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
-	if _, err := f.providers.RESTConfig(ctx, f.object("o"), "nope"); err == nil || !strings.Contains(err.Error(), "nope") {
-		t.Errorf("missing: %v", err)
+	foreign := &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Namespace: "other", Name: "cluster"}, Data: cm.Data}
+	if _, err := f.providers.RESTConfig(ctx, f.object("o"), foreign); err == nil || !strings.Contains(err.Error(), "another namespace") {
+		t.Errorf("of another namespace: %v", err)
 	}
 }
