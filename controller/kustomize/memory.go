@@ -59,12 +59,14 @@ func (m *memory) set(key types.NamespacedName, k known) {
 	m.byID[key] = k
 }
 
-// saw notes that another artifact gives the same build, unless a reconcile got
-// there first.
-func (m *memory) saw(key types.NamespacedName, before, now string) {
+// saw notes that another artifact gives the build that was remembered as
+// before, unless a reconcile has replaced that: with another artifact, or with
+// other inputs, whose files nobody compared.
+func (m *memory) saw(key types.NamespacedName, before known, now string) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if k, ok := m.byID[key]; ok && k.artifact == before {
+	k, ok := m.byID[key]
+	if ok && k.artifact == before.artifact && k.generation == before.generation && k.record.Inputs == before.record.Inputs {
 		k.artifact = now
 		m.byID[key] = k
 	}

@@ -110,7 +110,7 @@ func (l *loop) wakeUsers(ctx context.Context, kind string, src client.Object, q 
 			user := client.ObjectKeyFromObject(&list.Items[i])
 			n := l.memory.get(user)
 			if n.generation != 0 && root != "" && sameRecord(n.record, artifact.Digest, n.artifact, root) {
-				l.memory.saw(user, n.artifact, artifact.Digest)
+				l.memory.saw(user, n, artifact.Digest)
 				rest = append(rest, user)
 				continue
 			}
