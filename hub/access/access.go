@@ -84,6 +84,26 @@ type call struct {
 	who    auth.Principal
 	rights auth.Rights
 	now    time.Time
+	// action is what the call was admitted for; auth tells whether it still is.
+	action string
+	auth   *auth.Auth
+}
+
+// readPatience bounds how long a client may take to send a body.
+const readPatience = 30 * time.Second
+
+// still reads the caller's rights anew and refuses who may no longer do what he
+// was admitted for: a body can come long after the headers, and the turn to
+// change rights after the body.
+func (c *call) still(ctx context.Context) error {
+	rights, err := c.auth.Rights(ctx, c.who)
+	if err != nil {
+		return err
+	}
+	if c.rights = rights; !rights.Allows(c.action, c.at()) {
+		return auth.Forbid(c.who, c.action, c.at())
+	}
+	return nil
 }
 
 // table is all of it: by method, kind, and what else the path has.
@@ -201,7 +221,8 @@ func (a *Access) Serve(w http.ResponseWriter, r *http.Request, who auth.Principa
 	if err != nil {
 		return err
 	}
-	return e.serve(&call{ctx: r.Context(), w: w, r: r, target: t, who: who, rights: rights, now: a.clock().UTC()})
+	return e.serve(&call{ctx: r.Context(), w: w, r: r, target: t, who: who, rights: rights, now: a.clock().UTC(),
+		action: e.action, auth: a.auth})
 }
 
 // resource is the id of what an action is on.
@@ -222,9 +243,13 @@ func (t target) at() string {
 	return t.scope
 }
 
-// body reads the JSON object of a request into v, whose fields are all there is.
+// body reads the JSON object of a request into v, whose fields are all there is,
+// and refuses a caller who has lost his right meanwhile.
 func (c *call) body(v any) error {
+	control := http.NewResponseController(c.w)
+	_ = control.SetReadDeadline(time.Now().Add(readPatience)) // a connection without deadlines goes without
 	raw, err := io.ReadAll(c.r.Body)
+	_ = control.SetReadDeadline(time.Time{})
 	var large *http.MaxBytesError
 	if errors.As(err, &large) {
 		return arm.Errorf(arm.CodeBodyTooLarge, "The request body is larger than %d bytes.", large.Limit)
@@ -239,7 +264,7 @@ func (c *call) body(v any) error {
 	if _, err := d.Token(); !errors.Is(err, io.EOF) {
 		return arm.Errorf(arm.CodeInvalidBody, "The request body goes on after its JSON object.")
 	}
-	return nil
+	return c.still(c.ctx)
 }
 
 func (c *call) reply(status int, v any) error {

@@ -138,10 +138,6 @@ func (a *Access) putAssignment(c *call) error {
 	if err != nil {
 		return err
 	}
-	if !c.rights.Covers(d.Permissions, c.at()) {
-		return arm.Errorf(arm.CodeForbidden, "The client '%s' with object id '%s' cannot assign the role '%s' over scope '%s': it allows more than the client may do there itself.",
-			c.who.ID, c.who.ObjectID, d.Name, c.at())
-	}
 	x := auth.Assignment{Name: name, PrincipalID: principal, Role: auth.Role(d.ID), Scope: c.at(), PrincipalType: p.PrincipalType, Description: p.Description,
 		CreatedBy: c.who.ObjectID, CreatedOn: c.now, UpdatedBy: c.who.ObjectID, UpdatedOn: c.now}
 	if err := a.typePrincipal(c, &x); err != nil {
@@ -150,6 +146,9 @@ func (a *Access) putAssignment(c *call) error {
 	note(c, x, d.Name)
 	status := http.StatusCreated
 	err = a.auth.Exclusively(c.ctx, func(ctx context.Context) error {
+		if err := a.mayGive(ctx, c, d.ID); err != nil {
+			return err
+		}
 		was, err := a.taken(ctx, x)
 		if err != nil {
 			return err
@@ -164,6 +163,26 @@ func (a *Access) putAssignment(c *call) error {
 		return translate(err)
 	}
 	return c.reply(status, assignment(x))
+}
+
+// mayGive refuses to give away a role that allows more at the scope than the
+// caller may do there, both as they are now.
+func (a *Access) mayGive(ctx context.Context, c *call, id string) error {
+	if err := c.still(ctx); err != nil {
+		return err
+	}
+	d, err := a.auth.RoleDefinition(ctx, id)
+	if errors.Is(err, store.ErrNotFound) {
+		return arm.Errorf(arm.CodeRoleNotFound, "The specified role definition with ID '%s' does not exist any more.", id)
+	}
+	if err != nil {
+		return err
+	}
+	if !c.rights.Covers(d.Permissions, c.at()) {
+		return arm.Errorf(arm.CodeForbidden, "The client '%s' with object id '%s' cannot assign the role '%s' over scope '%s': it allows more than the client may do there itself.",
+			c.who.ID, c.who.ObjectID, d.Name, c.at())
+	}
+	return nil
 }
 
 // typePrincipal says what kind of principal an assignment is for: one of the

@@ -146,7 +146,7 @@ func (a *Access) mayActAs(c *call) error {
 	if err != nil {
 		return err
 	}
-	theirs, err := a.auth.Rights(c.ctx, auth.Principal{Kind: auth.ServicePrincipal, ID: p.ClientID, ObjectID: p.ObjectID})
+	theirs, err := a.auth.Assigned(c.ctx, p.ObjectID)
 	if err != nil {
 		return err
 	}

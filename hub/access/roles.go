@@ -170,14 +170,12 @@ func (a *Access) putRole(c *call) error {
 	}
 	status := http.StatusCreated
 	err = a.auth.Exclusively(c.ctx, func(ctx context.Context) error {
-		was, err := a.auth.RoleDefinition(ctx, id)
-		exists := err == nil
-		if err != nil && !errors.Is(err, store.ErrNotFound) {
+		if err := c.still(ctx); err != nil {
 			return err
 		}
-		scopes := d.Scopes
-		if exists {
-			scopes = append(append([]string{}, d.Scopes...), was.Scopes...)
+		scopes, err := a.reach(ctx, d)
+		if err != nil {
+			return err
 		}
 		for _, scope := range scopes {
 			if !c.rights.Allows("Microsoft.Authorization/roleDefinitions/write", scope) || !c.rights.Covers(d.Permissions, scope) {
@@ -197,6 +195,28 @@ func (a *Access) putRole(c *call) error {
 		return translate(err)
 	}
 	return c.reply(status, role(c.scope, d))
+}
+
+// reach are the scopes that a change of a role concerns: where it can and could
+// be assigned, and where somebody has it, also when it can no longer be assigned
+// there.
+func (a *Access) reach(ctx context.Context, d auth.RoleDefinition) ([]string, error) {
+	scopes := append([]string{}, d.Scopes...)
+	was, err := a.auth.RoleDefinition(ctx, d.ID)
+	if errors.Is(err, store.ErrNotFound) {
+		return scopes, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	scopes = append(scopes, was.Scopes...)
+	err = a.auth.Assignments(ctx, func(x auth.Assignment) error {
+		if strings.EqualFold(string(x.Role), d.ID) {
+			scopes = append(scopes, x.Scope)
+		}
+		return nil
+	})
+	return scopes, err
 }
 
 // nameIsFree refuses a second role of a name, and too many roles.

@@ -135,8 +135,14 @@ func (a *Auth) Rights(ctx context.Context, p Principal) (Rights, error) {
 			return nil, errStore("look a client up", err)
 		}
 	}
+	return a.Assigned(ctx, p.ObjectID)
+}
+
+// Assigned reads what the role assignments of an object id allow, whether or not
+// anybody can sign in under it now: a disabled service principal can be enabled.
+func (a *Auth) Assigned(ctx context.Context, objectID string) (Rights, error) {
 	var rights Rights
-	_, err := store.Each(ctx, a.store, assignmentKey(p.ObjectID, ""), func(r store.Record) error {
+	_, err := store.Each(ctx, a.store, assignmentKey(objectID, ""), func(r store.Record) error {
 		var assignment Assignment
 		if err := json.Unmarshal(r.Desired, &assignment); err != nil {
 			return fmt.Errorf("read %s: %w", r.Key, err)
