@@ -128,6 +128,9 @@ func (r *reconciler) applyAll(ctx context.Context, s *scope) error {
 	if err := r.keepIdentities(ctx, s); err != nil {
 		return err
 	}
+	if err := r.keepTrust(ctx, s); err != nil {
+		return err
+	}
 	if err := r.apply(ctx, source); err != nil {
 		return err
 	}
@@ -249,7 +252,7 @@ func (r *reconciler) deleteSource(ctx context.Context, s *scope) error {
 	if err := r.dropUnwanted(ctx, s.obj, nil, nil); err != nil {
 		return err
 	}
-	secrets := []string{authName(s.obj)}
+	secrets := []string{authName(s.obj), trustName(s.obj)}
 	if ref := s.obj.Spec.ProtectedParametersSecretRef; ref != nil {
 		secrets = append(secrets, ref.Name)
 	}

@@ -143,6 +143,89 @@ func TestOverlayOfKustomizations(t *testing.T) {
 	}
 }
 
+func TestTrustOf(t *testing.T) {
+	const pem = "-----BEGIN PUBLIC KEY-----\nx\n-----END PUBLIC KEY-----"
+	tests := map[string]struct {
+		why      string
+		provider string
+		config   map[string]string
+		want     map[string]string
+		secret   string
+		err      string
+	}{
+		"keyless":      {"nothing but identities", "cosign", nil, nil, "", ""},
+		"keys":         {"as they are or in base64; cosign looks for .pub", "cosign", map[string]string{"author": pem, "other.pub": b64(pem)}, map[string]string{"author.pub": pem, "other.pub": pem}, "cfg-verify", ""},
+		"notation":     {"its files have names of their own", "notation", map[string]string{"trustpolicy.json": "{}", "ca.crt": b64(pem)}, map[string]string{"trustpolicy.json": "{}", "ca.crt": pem}, "cfg-verify", ""},
+		"user's own":   {"a Secret that the user has made", "cosign", map[string]string{"secretName": "mine"}, nil, "mine", ""},
+		"both":         {"one of them would be ignored", "cosign", map[string]string{"secretName": "mine", "a": pem}, nil, "", "give either secretName or keys"},
+		"not a key":    {"it is named", "cosign", map[string]string{"a": "%%"}, nil, "", "verificationConfig.a is empty or not base64"},
+		"an empty key": {"so is that", "cosign", map[string]string{"a": ""}, nil, "", "verificationConfig.a is empty or not base64"},
+	}
+	for name, c := range tests {
+		t.Run(name, func(t *testing.T) {
+			fc := gitConfig("https://git/x", func(f *config.FluxConfig) {
+				f.Spec.SourceKind, f.Spec.GitRepository = "OCIRepository", nil
+				f.Spec.OCIRepository = &config.OCIRepository{URL: "oci://r/x", Verify: &config.Verify{Provider: c.provider, Config: c.config}}
+			})
+			got, err := trustOf(fc)
+			if c.err != "" {
+				if err == nil || !strings.Contains(err.Error(), c.err) {
+					t.Errorf("%s: %v", c.why, err)
+				}
+				return
+			}
+			var data map[string]string
+			if got != nil {
+				data = map[string]string{}
+				for k, v := range got.Data {
+					data[k] = string(v)
+				}
+			}
+			if diff := cmp.Diff(c.want, data); diff != "" || err != nil {
+				t.Errorf("%s: %v (-want +got):\n%s", c.why, err, diff)
+			}
+			source, err := sourceOf(fc, false)
+			if err != nil {
+				t.Fatal(err)
+			}
+			named := ""
+			if ref := source.(*sourcev1.OCIRepository).Spec.Verify.SecretRef; ref != nil {
+				named = ref.Name
+			}
+			if named != c.secret {
+				t.Errorf("%s: the source reads %q, want %q", c.why, named, c.secret)
+			}
+		})
+	}
+}
+
+// trust plays a configuration whose artifacts are verified with keys of its own.
+func trust(t *testing.T, c client.Client, ns string) {
+	ctx := t.Context()
+	const pem = "-----BEGIN PUBLIC KEY-----"
+	fc := newConfig(ns, "cfg", "")
+	fc.Spec.SourceKind, fc.Spec.GitRepository = "OCIRepository", nil
+	fc.Spec.OCIRepository = &config.OCIRepository{URL: "oci://r.example/x", Verify: &config.Verify{Provider: "cosign", Config: map[string]string{"author": pem}}}
+	create(t, c, fc)
+	secret, source := &corev1.Secret{}, &sourcev1.OCIRepository{}
+	eventually(t, func() error {
+		return firstError(exists(ctx, c, secret, ns, "cfg-verify"), exists(ctx, c, source, ns, "cfg"))
+	})
+	if string(secret.Data["author.pub"]) != pem || source.Spec.Verify.SecretRef.Name != "cfg-verify" {
+		t.Errorf("%v %+v", secret.Data, source.Spec.Verify)
+	}
+	update(t, c, fc, func() { fc.Spec.OCIRepository.Verify.Config = nil })
+	eventually(t, func() error { return gone(ctx, c, &corev1.Secret{}, ns, "cfg-verify") })
+	update(t, c, fc, func() { fc.Spec.OCIRepository.Verify.Config = map[string]string{"author": pem} })
+	eventually(t, func() error { return exists(ctx, c, secret, ns, "cfg-verify") })
+	if err := c.Delete(ctx, fc); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, func() error {
+		return firstError(gone(ctx, c, &config.FluxConfig{}, ns, "cfg"), gone(ctx, c, &corev1.Secret{}, ns, "cfg-verify"))
+	})
+}
+
 func TestPublishedHosts(t *testing.T) {
 	for url, want := range map[string]int{
 		"git@github.com:team/app.git": 3, "ssh://git@github.com/team/app": 3, "ssh://git@ssh.github.com:443/team/app": 3, "ssh://git@GitLab.com:22/x": 3,

@@ -167,8 +167,11 @@ func ociRepository(c *config.FluxConfig, auth bool) client.Object {
 	}
 	if v := o.Verify; v != nil {
 		out.Spec.Verify = &sourcev1.OCIRepositoryVerification{Provider: v.Provider}
-		if name := v.Config["secretName"]; name != "" {
+		switch name := v.Config[trustInSecret]; {
+		case name != "":
 			out.Spec.Verify.SecretRef = &meta.LocalObjectReference{Name: name}
+		case len(v.Config) > 0:
+			out.Spec.Verify.SecretRef = &meta.LocalObjectReference{Name: trustName(c)}
 		}
 		for _, m := range v.MatchOIDCIdentity {
 			out.Spec.Verify.MatchOIDCIdentity = append(out.Spec.Verify.MatchOIDCIdentity, sourcev1.OIDCIdentityMatch{Issuer: m.Issuer, Subject: m.Subject})

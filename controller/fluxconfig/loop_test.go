@@ -61,6 +61,7 @@ func TestLoop(t *testing.T) {
 	t.Run("configurations of a namespace share their rights", func(t *testing.T) { shared(t, c, cluster.Namespace(t)) })
 	t.Run("a generated key stays and its public half is told", func(t *testing.T) { generatedKey(t, c, cluster.Namespace(t)) })
 	t.Run("additions, identities and requests", func(t *testing.T) { additional(t, c, cluster.Namespace(t)) })
+	t.Run("keys to verify with", func(t *testing.T) { trust(t, c, cluster.Namespace(t)) })
 	t.Run("what others made is left alone", func(t *testing.T) { foreign(t, c, cluster.Namespace(t)) })
 	t.Run("rights outlive the deletion of others", func(t *testing.T) { rightsOutlive(t, c, cluster.Namespace(t)) })
 }

@@ -60,6 +60,16 @@ func (p *Problems) verify(target string, v *resource.Verify) {
 		v.Provider = "cosign"
 	}
 	p.enum(target+".provider", &v.Provider, "cosign", "notation")
+	for _, name := range sortedKeys(v.VerificationConfig) {
+		value := strings.TrimSpace(v.VerificationConfig[name])
+		switch {
+		case name == "secretName" && len(v.VerificationConfig) > 1:
+			p.Add(target+".verificationConfig", "has secretName, which names a Secret with keys, and keys beside it: give either")
+		case name == "secretName", strings.HasPrefix(value, "-----BEGIN"), strings.HasPrefix(value, "{"):
+		case value == "" || !isBase64(value):
+			p.Add(target+".verificationConfig."+name, "is neither PEM nor base64 of it: give a public key, as it is or encoded with `base64 -w0`")
+		}
+	}
 	for i, m := range v.MatchOIDCIdentity {
 		if m.Issuer == "" || m.Subject == "" {
 			p.Add(fmt.Sprintf("%s.matchOidcIdentity[%d]", target, i), "needs issuer and subject, both regular expressions")

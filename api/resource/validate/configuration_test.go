@@ -109,6 +109,7 @@ func TestConfigurationProblems(t *testing.T) {
 		"identity and key":      {"", "a", git(`,"objectLevelIdentity":{"clientId":"c"},"httpsUser":"u"`), []string{"httpsKey"}, []string{repo + ".objectLevelIdentity"}},
 		"identity of a bucket":  {"S3 knows no Azure", "a", `{"sourceKind":"Bucket","bucket":{"url":"https://b","bucketName":"n","objectLevelIdentity":{"clientId":"c"}}}`, nil, []string{"properties.bucket.objectLevelIdentity"}},
 		"sparse checkout":       {"", "a", git(`,"sparseCheckout":["deploy","/etc","../x",""]`), nil, []string{repo + ".sparseCheckout[1]", repo + ".sparseCheckout[2]", repo + ".sparseCheckout[3]"}},
+		"keys to verify with":   {"", "a", `{"sourceKind":"OCIRepository","ociRepository":{"url":"oci://r/a","verify":{"verificationConfig":{"a":"-----BEGIN PUBLIC KEY-----","b":"YQ==","c":"%%","secretName":"s"}}}}`, nil, []string{"properties.ociRepository.verify.verificationConfig.c", "properties.ociRepository.verify.verificationConfig"}},
 		"verify":                {"", "a", `{"sourceKind":"OCIRepository","ociRepository":{"url":"oci://r/a","verify":{"provider":"gpg","matchOidcIdentity":[{"issuer":"i"}]}}}`, nil, []string{"properties.ociRepository.verify.provider", "properties.ociRepository.verify.matchOidcIdentity[0]"}},
 		"server's fields":       {"a fetched model can be sent back", "a", `{"statuses":[1],"complianceState":7,"provisioningState":"x","errorMessage":"","gitRepository":{"url":"https://h/r"},"kustomizations":{"x":{"name":"other","validation":"none"}}}`, nil, nil},
 	}
