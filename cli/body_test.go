@@ -198,4 +198,9 @@ func TestSecretsFromFiles(t *testing.T) {
 	if got := r.body["properties"].(object)["configurationProtectedSettings"]; !cmp.Equal(got, object{"httpsKey": b64("typed")}) {
 		t.Error("the password is not what was typed")
 	}
+	x.ok("k8s-configuration", "flux", "create", "-g", "g", "-c", "c", "-n", "cfg", "--no-wait", "--kind", "oci", "-u", "oci://r/x", "--tag", "1", "--verification-config", "author=@"+hosts, "plain=YQ==")
+	verify := r.body["properties"].(object)["ociRepository"].(object)["verify"].(object)["verificationConfig"].(object)
+	if !strings.HasPrefix(verify["author"].(string), "# ours") || verify["plain"] != "YQ==" {
+		t.Errorf("the keys are %v", verify)
+	}
 }

@@ -113,6 +113,11 @@ func (o *source) fillOCI(cmd *cobra.Command, b object) error {
 		if err != nil {
 			return err
 		}
+		for name, value := range config {
+			if config[name], err = content("verification-config "+name, value, cmd.InOrStdin()); err != nil {
+				return err
+			}
+		}
 		verify["verificationConfig"] = config
 	}
 	var identities []object

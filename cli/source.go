@@ -60,7 +60,7 @@ func (o *source) flags(cmd *cobra.Command) {
 		"bucket-insecure": f.Bool("bucket-insecure", false, "talk to the bucket without TLS"), "sp-cert-send-chain": f.Bool("sp-cert-send-chain", false, "send the certificate's chain"),
 		"use-workload-identity": f.Bool("use-workload-identity", false, "use the workload identity"), "oci-insecure": f.Bool("oci-insecure", false, "talk to the registry without TLS"),
 	}
-	f.StringArrayVar(&o.verification, "verification-config", nil, "KEY=VALUE words")
+	f.StringArrayVar(&o.verification, "verification-config", nil, "NAME=KEY words: trusted public keys, in PEM or base64; @file reads one")
 	f.StringArrayVar(&o.identities, "match-oidc-identity", nil, `{"issuer":…,"subject":…}; repeatable`)
 	complete(cmd, "kind", "git", "bucket", "azblob", "oci")
 }
