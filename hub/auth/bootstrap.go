@@ -27,6 +27,8 @@ type Admin struct {
 type directoryRecord struct {
 	TenantID       string `json:"tenantId"`
 	SubscriptionID string `json:"subscriptionId"`
+	// Administrator is the client id that the first start made.
+	Administrator string `json:"administrator,omitempty"`
 }
 
 const directoryKey = "/directory/this"
@@ -70,7 +72,7 @@ func (a *Auth) firstStart(ctx context.Context, c Config) (directoryRecord, error
 		Name: "admin", Created: a.clock().UTC(),
 		Secrets: []secretRecord{{ID: uuid.NewSHA1(uuid.NameSpaceOID, []byte(admin.ClientSecret)).String(), Name: "first start", Hash: hash(admin.ClientSecret), Created: a.clock().UTC()}},
 	}
-	d := directoryRecord{TenantID: admin.TenantID, SubscriptionID: admin.SubscriptionID}
+	d := directoryRecord{TenantID: admin.TenantID, SubscriptionID: admin.SubscriptionID, Administrator: admin.ClientID}
 	err = a.putNew(ctx, principalKey(p.ClientID), p)
 	if err == nil || errors.Is(err, store.ErrExists) {
 		err = a.putNew(ctx, assignmentKey(p.ObjectID, p.ObjectID), Assignment{Name: p.ObjectID, PrincipalID: p.ObjectID, Role: Owner, Scope: "/",
@@ -80,12 +82,31 @@ func (a *Auth) firstStart(ctx context.Context, c Config) (directoryRecord, error
 		err = a.putNew(ctx, directoryKey, d)
 	}
 	if errors.Is(err, store.ErrExists) { // another replica was quicker
-		return a.directory(ctx)
+		return a.giveWay(ctx, p, filepath.Join(c.Dir, "admin.json"))
 	}
 	if err != nil {
 		return directoryRecord{}, fmt.Errorf("make the administrator: %w", err)
 	}
 	a.log.Info("first start: administrator made", "clientId", p.ClientID, "file", filepath.Join(c.Dir, "admin.json"))
+	return d, nil
+}
+
+// giveWay takes back the administrator that this replica has made while another,
+// with a directory of its own, made the one that counts.
+func (a *Auth) giveWay(ctx context.Context, p principalRecord, file string) (directoryRecord, error) {
+	d, err := a.directory(ctx)
+	if err != nil || d.Administrator == p.ClientID {
+		return d, err
+	}
+	for _, key := range []string{assignmentKey(p.ObjectID, p.ObjectID), principalKey(p.ClientID)} {
+		if err := a.store.Delete(ctx, key, store.AnyRevision); err != nil && !errors.Is(err, store.ErrNotFound) {
+			return d, fmt.Errorf("take back an administrator: %w", err)
+		}
+	}
+	if err := os.Remove(file); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return d, fmt.Errorf("take back an administrator: %w", err)
+	}
+	a.log.Info("first start: another replica has made the administrator; its admin.json counts", "clientId", d.Administrator)
 	return d, nil
 }
 
