@@ -129,6 +129,12 @@ func New(ctx context.Context, c Config) (*Auth, error) {
 		a.audiences[foldAudience(audience)] = true
 	}
 	for _, i := range c.Issuers {
+		if a.issuers[i.URL] != nil {
+			return nil, fmt.Errorf("open directory: issuer %s is given twice: list all its audiences at once, in the file of issuers", i.URL)
+		}
+		if strings.HasPrefix(foldAudience(i.URL)+"/", foldAudience(a.url)+"/") {
+			return nil, fmt.Errorf("open directory: issuer %s is this hub, whose tokens are accepted anyhow: leave it out", i.URL)
+		}
 		if a.issuers[i.URL], err = newIssuer(i, a.clock); err != nil {
 			return nil, fmt.Errorf("open directory: %w", err)
 		}

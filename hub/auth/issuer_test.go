@@ -289,6 +289,7 @@ func TestIssuersFile(t *testing.T) {
 		"a typo":      {`[{"url":"https://a.example","audience":["x"]}]`, "audience"},
 		"no CA":       {`[{"url":"https://a.example","audiences":["x"],"caFile":"/nowhere"}]`, "/nowhere"},
 		"no list":     {`{}`, "issuers.json"},
+		"twice":       {`[{"url":"https://a.example","audiences":["x"]},{"url":"https://a.example","audiences":["y"]}]`, "given twice"},
 	} {
 		if err := os.WriteFile(file, []byte(c.text), 0o600); err != nil {
 			t.Fatal(err)
