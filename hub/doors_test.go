@@ -2,16 +2,21 @@ package hub
 
 import (
 	"bytes"
+	"crypto/tls"
 	"encoding/json"
+	"errors"
 	"io"
 	"net/http"
 	"net/url"
+	"os"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/spf13/pflag"
 
+	"headwater.dev/api/link"
 	"headwater.dev/hub/limit"
 )
 
@@ -127,4 +132,77 @@ func TestLimits(t *testing.T) {
 		}
 	}
 	t.Error("guesses are never slowed down")
+}
+
+// TestABodyThatNeverComes keeps bodies back, at doors that read them and at those
+// that do not: neither keeps a connection for ever.
+func TestABodyThatNeverComes(t *testing.T) {
+	r := run(t, Config{})
+	r.server.ReadTimeout = 300 * time.Millisecond
+	token := r.bearer(t)
+	role := "/providers/Microsoft.Authorization/roleDefinitions/" + strings.Repeat("a", 8) + "-0000-0000-0000-000000000000"
+	for name, request := range map[string]string{
+		"unread":    "POST /subscriptions HTTP/1.1\r\nHost: h\r\n",
+		"the agent": "POST /agents/v1/observed HTTP/1.1\r\nHost: h\r\n",
+		"a login":   "POST /common/oauth2/v2.0/token HTTP/1.1\r\nHost: h\r\nContent-Type: application/x-www-form-urlencoded\r\n",
+		"a role":    "PUT " + role + "?api-version=2022-04-01 HTTP/1.1\r\nHost: h\r\nAuthorization: Bearer " + token + "\r\n",
+	} {
+		t.Run(name, func(t *testing.T) {
+			c, err := tls.Dial("tcp", strings.TrimPrefix(r.URL(), "https://"), r.http.Transport.(*http.Transport).TLSClientConfig.Clone())
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer c.Close()
+			if err := c.SetDeadline(time.Now().Add(10 * time.Second)); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := io.WriteString(c, request+"Content-Length: 100\r\n\r\n{"); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := io.Copy(io.Discard, c); errors.Is(err, os.ErrDeadlineExceeded) {
+				t.Error("the connection is still there")
+			}
+		})
+	}
+}
+
+// TestStreamsOutlastTheLimitOnBodies waits for changes longer than a body may
+// take, over both versions of HTTP.
+func TestStreamsOutlastTheLimitOnBodies(t *testing.T) {
+	r := run(t, Config{})
+	if limit := r.server.ReadTimeout; limit <= 0 || limit > time.Minute {
+		t.Errorf("a body may take %s", limit)
+	}
+	r.server.ReadTimeout = 200 * time.Millisecond
+	group := "/subscriptions/" + r.admin.SubscriptionID + "/resourceGroups/g"
+	f := newFake(t, r, group+"/providers/Microsoft.Kubernetes/connectedClusters/c")
+	token := r.bearer(t)
+	if resp := r.send(t, "PUT", group+"?api-version=2022-09-01", token, strings.NewReader(`{"location":"local"}`)); resp.StatusCode != 201 {
+		t.Fatal(resp.Status)
+	}
+	if resp := r.send(t, "PUT", f.cluster+"?api-version=2024-01-01", token, strings.NewReader(`{"location":"local","identity":{"type":"SystemAssigned"},`+
+		`"properties":{"agentPublicKeyCertificate":"`+f.certificate()+`"}}`)); resp.StatusCode != 201 {
+		t.Fatal(resp.Status)
+	}
+	for _, version := range []bool{false, true} {
+		transport := &http.Transport{TLSClientConfig: r.http.Transport.(*http.Transport).TLSClientConfig.Clone(), ForceAttemptHTTP2: version}
+		transport.TLSClientConfig.NextProtos = nil
+		t.Cleanup(transport.CloseIdleConnections)
+		r.http = &http.Client{Transport: transport, Timeout: time.Minute}
+		if got := r.send(t, "GET", "/healthz", "", nil).ProtoMajor; (got == 2) != version {
+			t.Errorf("HTTP/%d, want HTTP/2: %v", got, version)
+		}
+		if err := f.login(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		d, err := f.desired(t.Context(), 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var m link.Message
+		path := link.PathDesired + "?stream=false&wait=1s&revision=" + strconv.FormatInt(d.Revision, 10)
+		if err := f.call(t.Context(), http.MethodGet, path, "application/json", nil, &m); err != nil || m.Desired != nil {
+			t.Errorf("HTTP/2 %v: %+v %v", version, m.Desired, err)
+		}
+	}
 }

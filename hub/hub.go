@@ -87,6 +87,10 @@ type Config struct {
 // drain is how long open requests may take at the end.
 const drain = 4 * time.Second
 
+// bodyPatience bounds how long a whole request may take to arrive, also one whose
+// body nobody reads. The agents' door lifts it for streams.
+const bodyPatience = time.Minute
+
 // Hub is a control plane that is about to run or runs.
 type Hub struct {
 	config   Config
@@ -142,7 +146,7 @@ func New(ctx context.Context, c Config) (_ *Hub, err error) {
 		return nil, err
 	}
 	h.server = &http.Server{
-		Handler: handler, ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 32 << 10,
+		Handler: handler, ReadHeaderTimeout: 10 * time.Second, ReadTimeout: bodyPatience, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 32 << 10,
 		TLSConfig: &tls.Config{MinVersion: tls.VersionTLS12, GetCertificate: certificate, NextProtos: []string{"h2", "http/1.1"}},
 		ErrorLog:  slog.NewLogLogger(h.log.Handler(), slog.LevelDebug),
 	}

@@ -89,9 +89,6 @@ type call struct {
 	auth   *auth.Auth
 }
 
-// readPatience bounds how long a client may take to send a body.
-const readPatience = 30 * time.Second
-
 // still reads the caller's rights anew and refuses who may no longer do what he
 // was admitted for: a body can come long after the headers, and the turn to
 // change rights after the body.
@@ -246,10 +243,7 @@ func (t target) at() string {
 // body reads the JSON object of a request into v, whose fields are all there is,
 // and refuses a caller who has lost his right meanwhile.
 func (c *call) body(v any) error {
-	control := http.NewResponseController(c.w)
-	_ = control.SetReadDeadline(time.Now().Add(readPatience)) // a connection without deadlines goes without
-	raw, err := io.ReadAll(c.r.Body)
-	_ = control.SetReadDeadline(time.Time{})
+	raw, err := io.ReadAll(c.r.Body) // the server bounds how long that may take
 	var large *http.MaxBytesError
 	if errors.As(err, &large) {
 		return arm.Errorf(arm.CodeBodyTooLarge, "The request body is larger than %d bytes.", large.Limit)

@@ -76,7 +76,9 @@ func (c *call) body() (map[string]any, error) {
 	control := http.NewResponseController(c.w)
 	_ = control.SetReadDeadline(time.Now().Add(readPatience)) // a connection without deadlines goes without
 	raw, err := io.ReadAll(c.r.Body)
-	_ = control.SetReadDeadline(time.Time{})
+	if err == nil { // what is left of a body that did not come must not be waited for
+		_ = control.SetReadDeadline(time.Time{})
+	}
 	var tooLarge *http.MaxBytesError
 	if errors.As(err, &tooLarge) {
 		return nil, arm.Errorf(arm.CodeBodyTooLarge, "The request body is larger than %d bytes.", tooLarge.Limit)
