@@ -59,7 +59,7 @@ func (l *loops) bucket() *phase.Reconciler[*sourcev1.Bucket, bucketScope] {
 		Metadata: func(s *bucketScope) map[string]string { return metadata(s.obj.Status.Artifact) },
 		Gone: func(n types.NamespacedName) {
 			l.gone(sourcev1.BucketKind)(n)
-			l.ignores.forget(n)
+			l.notes(sourcev1.BucketKind).Forget(n)
 		},
 	}
 }
@@ -156,7 +156,7 @@ func (l *loops) bucketIgnore(ctx context.Context, s *bucketScope) (string, error
 	}
 	key := client.ObjectKeyFromObject(s.obj)
 	id := strings.Join([]string{s.obj.Spec.Provider, s.obj.Spec.Endpoint, s.obj.Spec.BucketName, o.ETag}, "\n")
-	if text, ok := l.ignores.get(key, id); ok {
+	if text, ok := l.notes(sourcev1.BucketKind).Get(key, id); ok {
 		return text, nil
 	}
 	r, err := s.driver.Open(ctx, o)
@@ -168,7 +168,7 @@ func (l *loops) bucketIgnore(ctx context.Context, s *bucketScope) (string, error
 	if err != nil {
 		return "", err
 	}
-	l.ignores.set(key, id, string(data))
+	l.notes(sourcev1.BucketKind).Set(key, id, string(data))
 	return string(data), nil
 }
 

@@ -3,20 +3,16 @@ package source
 import (
 	"context"
 	"crypto/tls"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"net/http"
 	"net/url"
-	"os"
-	"path/filepath"
 	"time"
 
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore"
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore/policy"
 	"github.com/fluxcd/pkg/auth"
 	sourcev1 "github.com/fluxcd/source-controller/api/v1"
-	"k8s.io/apimachinery/pkg/types"
 
 	"headwater.dev/controller/source/bucket"
 	"headwater.dev/kernel/phase"
@@ -175,37 +171,3 @@ func (l *loops) azureDriver(ctx context.Context, o *sourcev1.Bucket, a access) (
 	}
 	return bucket.NewAzure(a.config, nil, who)
 }
-
-// ignores remembers the rules in the ignore files of buckets on disk, so that a
-// file that did not change is not read again, also by the next process.
-type ignores struct{ dir string }
-
-// ignoreMemo are rules, and what they were read from.
-type ignoreMemo struct{ From, Rules string }
-
-func (i ignores) file(n types.NamespacedName) string {
-	return filepath.Join(i.dir, n.Namespace, n.Name+".json")
-}
-
-func (i ignores) get(n types.NamespacedName, from string) (string, bool) {
-	var r ignoreMemo
-	data, err := os.ReadFile(i.file(n))
-	if err != nil || json.Unmarshal(data, &r) != nil || r.From != from {
-		return "", false
-	}
-	return r.Rules, true
-}
-
-// set remembers rules; a failure costs a read next time and nothing else.
-func (i ignores) set(n types.NamespacedName, from, rules string) {
-	data, err := json.Marshal(ignoreMemo{from, rules})
-	if err != nil || os.MkdirAll(filepath.Dir(i.file(n)), 0o700) != nil {
-		return
-	}
-	next := i.file(n) + ".next"
-	if os.WriteFile(next, data, 0o600) == nil {
-		_ = os.Rename(next, i.file(n))
-	}
-}
-
-func (i ignores) forget(n types.NamespacedName) { _ = os.Remove(i.file(n)) }

@@ -3,6 +3,7 @@ package source
 import (
 	"bytes"
 	"fmt"
+	"net/http"
 	"strings"
 	"testing"
 	"time"
@@ -200,15 +201,45 @@ func testHelmFromRegistry(t *testing.T, w *world) {
 	c := w.chart("web", "web", "~1.0", sourcev1.LocalHelmChartSourceReference{Kind: sourcev1.HelmRepositoryKind, Name: "oci"})
 	w.failing(c, sourcev1.AuthenticationFailedReason, "not found")
 	w.secret("login", "username", "dev", "password", canary)
-	w.wait(r, func() error {
-		if !conditions.IsReady(r) {
-			return fmt.Errorf("not ready")
-		}
-		return nil
-	})
 	w.download(w.ready(c, "1.0.0"))
 	w.update(c, func() { c.Spec.Version = "" })
 	w.download(w.ready(c, "1.1.0"))
+	// Nothing was ever said about the registry itself.
+	w.wait(r, leftAlone(r))
+	w.gone(r)
+}
+
+// leftAlone reports whether an object is one that the controllers leave alone.
+func leftAlone(r *sourcev1.HelmRepository) func() error {
+	return func() error {
+		if len(r.Finalizers) > 0 || !emptyStatus(r) {
+			return fmt.Errorf("finalizers %v, status %+v", r.Finalizers, r.Status)
+		}
+		return nil
+	}
+}
+
+// testHelmBecomesRegistry changes the type of a repository that has an index,
+// and changes it back.
+func testHelmBecomesRegistry(t *testing.T, w *world) {
+	repo, err := helmrepo.Start(helmrepo.Config{Dir: t.TempDir()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer repo.Close()
+	if _, err := repo.AddFiles(chartFiles("web", "1.0.0")); err != nil {
+		t.Fatal(err)
+	}
+	r := w.helmRepository("both", repo.URL())
+	index := w.ready(r, "")
+	w.update(r, func() { r.Spec.Type, r.Spec.URL = sourcev1.HelmRepositoryTypeOCI, "oci://registry.example/charts" })
+	w.wait(r, leftAlone(r))
+	if resp, err := http.Get(index.URL); err != nil || resp.Body.Close() != nil || resp.StatusCode != http.StatusNotFound {
+		t.Errorf("the index is still served: %v, %v", resp, err)
+	}
+	w.update(r, func() { r.Spec.Type, r.Spec.URL = sourcev1.HelmRepositoryTypeDefault, repo.URL() })
+	w.download(w.ready(r, index.Revision))
+	w.gone(r)
 }
 
 // layerOf is a layer with the given bytes.

@@ -82,7 +82,7 @@ func (l *loops) helmChart() *phase.Reconciler[*sourcev1.HelmChart, chartScope] {
 		Metadata: func(s *chartScope) map[string]string { return metadata(s.obj.Status.Artifact) },
 		Gone: func(n types.NamespacedName) {
 			l.gone(sourcev1.HelmChartKind)(n)
-			l.verified.Delete(fmt.Sprintf("%T/%s", &sourcev1.HelmChart{}, n))
+			l.notes(sourcev1.HelmChartKind).Forget(n)
 		},
 	}
 }

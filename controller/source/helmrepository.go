@@ -7,16 +7,16 @@ import (
 	"io"
 	"os"
 	"path/filepath"
-	"strings"
-	"sync"
+	"reflect"
 	"time"
 
 	"github.com/fluxcd/pkg/apis/meta"
-	"github.com/fluxcd/pkg/runtime/conditions"
 	sourcev1 "github.com/fluxcd/source-controller/api/v1"
 	"github.com/opencontainers/go-digest"
 	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/controller/controllerutil"
+	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 
 	"headwater.dev/controller/source/charts"
 	"headwater.dev/kernel/artifact"
@@ -32,8 +32,12 @@ type helmScope struct {
 	web *charts.Web
 }
 
-func (l *loops) helmRepository() *phase.Reconciler[*sourcev1.HelmRepository, helmScope] {
-	return &phase.Reconciler[*sourcev1.HelmRepository, helmScope]{
+func (l *loops) helmRepository() reconcile.Reconciler {
+	gone := func(n types.NamespacedName) {
+		l.gone(sourcev1.HelmRepositoryKind)(n)
+		l.notes(sourcev1.HelmRepositoryKind).Forget(n)
+	}
+	return &registries{client: l.client, live: l.host.Manager.GetAPIReader(), forget: gone, next: &phase.Reconciler[*sourcev1.HelmRepository, helmScope]{
 		Client: l.client, Live: l.host.Manager.GetAPIReader(), Events: l.events,
 		FieldOwner: fieldOwner, Finalizer: sourcev1.SourceFinalizer,
 		New:       func() *sourcev1.HelmRepository { return &sourcev1.HelmRepository{} },
@@ -52,13 +56,67 @@ func (l *loops) helmRepository() *phase.Reconciler[*sourcev1.HelmRepository, hel
 		Finalize: []phase.Phase[helmScope]{
 			{Name: "remove the artifacts", Do: func(_ context.Context, s *helmScope) error { return l.forget(&s.base) }},
 		},
-		Success:  helmSuccess,
+		Success:  func(s *helmScope) phase.Success { return s.success(s.obj.GetRequeueAfter()) },
 		Metadata: func(s *helmScope) map[string]string { return metadata(s.obj.Status.Artifact) },
-		Gone: func(n types.NamespacedName) {
-			l.gone(sourcev1.HelmRepositoryKind)(n)
-			l.etags.forget(n)
-		},
+		Gone:     gone,
+	}}
+}
+
+// registries stands before the reconciler of repositories and keeps those of
+// type oci from it: they are data for charts, without status and finalizer.
+type registries struct {
+	next   reconcile.Reconciler
+	client client.Client
+	live   client.Reader // past the cache
+	// forget removes what an object published before it became a registry.
+	forget func(types.NamespacedName)
+}
+
+// Reconcile implements reconcile.Reconciler.
+func (r *registries) Reconcile(ctx context.Context, req reconcile.Request) (reconcile.Result, error) {
+	obj := &sourcev1.HelmRepository{}
+	if err := r.client.Get(ctx, req.NamespacedName, obj); err != nil || !isOCI(obj) || !obj.DeletionTimestamp.IsZero() {
+		return r.next.Reconcile(ctx, req)
 	}
+	if obj.Spec.Suspend {
+		return reconcile.Result{}, nil
+	}
+	if !controllerutil.ContainsFinalizer(obj, sourcev1.SourceFinalizer) && emptyStatus(obj) {
+		return reconcile.Result{}, nil
+	}
+	return reconcile.Result{}, r.clear(ctx, obj)
+}
+
+// clear takes from a registry everything that it has from another life.
+func (r *registries) clear(ctx context.Context, obj *sourcev1.HelmRepository) error {
+	name := client.ObjectKeyFromObject(obj)
+	// The cache may not have seen yet what was written in that life.
+	if err := r.live.Get(ctx, name, obj); err != nil || !isOCI(obj) {
+		return client.IgnoreNotFound(err)
+	}
+	r.forget(name)
+	before := obj.DeepCopy()
+	if !emptyStatus(obj) {
+		obj.Status = sourcev1.HelmRepositoryStatus{}
+		if err := r.client.Status().Patch(ctx, obj, client.MergeFrom(before), client.FieldOwner(fieldOwner)); err != nil {
+			return client.IgnoreNotFound(fmt.Errorf("clear the status of %s, which is a registry now: %w", name, err))
+		}
+		before = obj.DeepCopy()
+	}
+	if !controllerutil.RemoveFinalizer(obj, sourcev1.SourceFinalizer) {
+		return nil
+	}
+	patch := client.MergeFromWithOptions(before, client.MergeFromWithOptimisticLock{})
+	if err := r.client.Patch(ctx, obj, patch, client.FieldOwner(fieldOwner)); err != nil {
+		return client.IgnoreNotFound(fmt.Errorf("remove the finalizer of %s, which is a registry now: %w", name, err))
+	}
+	return nil
+}
+
+// emptyStatus reports whether nothing was said about the object. The API server
+// gives new objects an observed generation of -1.
+func emptyStatus(o *sourcev1.HelmRepository) bool {
+	return reflect.DeepEqual(o.Status, sourcev1.HelmRepositoryStatus{}) || reflect.DeepEqual(o.Status, sourcev1.HelmRepositoryStatus{ObservedGeneration: -1})
 }
 
 // isOCI tells registries, which have no index, from repositories.
@@ -66,21 +124,8 @@ func isOCI(o *sourcev1.HelmRepository) bool {
 	return o.Spec.Type == sourcev1.HelmRepositoryTypeOCI
 }
 
-func helmSuccess(s *helmScope) phase.Success {
-	if isOCI(s.obj) {
-		return phase.Success{Reason: meta.SucceededReason, Message: "Helm repository is ready"}
-	}
-	return s.success(s.obj.GetRequeueAfter())
-}
-
 // helmCredentials reads the Secrets that the repository names.
 func (l *loops) helmCredentials(ctx context.Context, s *helmScope) error {
-	if isOCI(s.obj) {
-		if !strings.HasPrefix(s.obj.Spec.URL, sourcev1.OCIRepositoryPrefix) {
-			return fetchFailed(s.obj, phase.Stalled(sourcev1.URLInvalidReason, errors.New("spec.url: a repository of type oci wants a URL that starts with oci://")))
-		}
-		return nil
-	}
 	var err error
 	if s.web, err = l.helmWeb(ctx, s.obj); err != nil {
 		return fetchFailed(s.obj, err)
@@ -124,17 +169,14 @@ func (l *loops) helmWeb(ctx context.Context, o *sourcev1.HelmRepository) (*chart
 // helmFetch gets the index and publishes it when it changed.
 func (l *loops) helmFetch(ctx context.Context, s *helmScope) error {
 	o := s.obj
-	if isOCI(o) {
-		// There is nothing to fetch: charts are pulled one by one.
-		o.Status.Artifact, o.Status.URL = nil, ""
-		for _, c := range []string{sourcev1.ArtifactInStorageCondition, sourcev1.FetchFailedCondition, sourcev1.StorageOperationFailedCondition} {
-			conditions.Delete(o, c)
-		}
-		return nil
-	}
 	defer s.web.Close()
 	name := client.ObjectKeyFromObject(o)
-	x, err := l.download(ctx, s.web, o.GetTimeout(), l.etags.of(name, o.Spec.URL, o.Status.Artifact))
+	notes := l.notes(sourcev1.HelmRepositoryKind)
+	known := ""
+	if o.Status.Artifact != nil {
+		known, _ = notes.Get(name, indexID(o))
+	}
+	x, err := l.download(ctx, s.web, o.GetTimeout(), known)
 	if err != nil {
 		return fetchFailed(o, err)
 	}
@@ -143,7 +185,7 @@ func (l *loops) helmFetch(ctx context.Context, s *helmScope) error {
 		if err := l.helmPublish(ctx, s, x); err != nil {
 			return err
 		}
-		l.etags.set(name, o.Spec.URL, x.etag)
+		notes.Set(name, indexID(o), x.etag)
 	}
 	o.Status.URL = l.store.LatestURL(s.key, "index.yaml")
 	return l.stored(&s.base, meta.SucceededReason, fmt.Sprintf("stored artifact: revision '%s'", o.Status.Artifact.Revision))
@@ -234,37 +276,10 @@ func (l *loops) helmPublish(ctx context.Context, s *helmScope, x *index) error {
 	return nil
 }
 
-// etags remembers the ETag of the index that each repository's artifact was
-// made of. Forgetting one costs a download.
-type etags struct {
-	mu  sync.Mutex
-	all map[types.NamespacedName]etag
-}
-
-type etag struct{ url, value string }
-
-func (e *etags) of(n types.NamespacedName, url string, a *meta.Artifact) string {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	if known := e.all[n]; a != nil && known.url == url {
-		return known.value
-	}
-	return ""
-}
-
-func (e *etags) set(n types.NamespacedName, url, value string) {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	if e.all == nil {
-		e.all = map[types.NamespacedName]etag{}
-	}
-	e.all[n] = etag{url, value}
-}
-
-func (e *etags) forget(n types.NamespacedName) {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	delete(e.all, n)
+// indexID names what the ETag of an index belongs to: the URL, and the artifact
+// that was made of the index.
+func indexID(o *sourcev1.HelmRepository) string {
+	return o.Spec.URL + "\n" + o.Status.Artifact.Revision
 }
 
 // helmSecrets names the Secrets whose change concerns the repository.

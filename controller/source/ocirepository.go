@@ -62,7 +62,7 @@ func (l *loops) ociRepository() *phase.Reconciler[*sourcev1.OCIRepository, ociSc
 		Metadata: func(s *ociScope) map[string]string { return metadata(s.obj.Status.Artifact) },
 		Gone: func(n types.NamespacedName) {
 			l.gone(sourcev1.OCIRepositoryKind)(n)
-			l.verified.Delete(fmt.Sprintf("%T/%s", &sourcev1.OCIRepository{}, n))
+			l.notes(sourcev1.OCIRepositoryKind).Forget(n)
 		},
 	}
 }

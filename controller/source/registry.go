@@ -12,6 +12,7 @@ import (
 	"strings"
 
 	"github.com/fluxcd/pkg/apis/meta"
+	"github.com/fluxcd/pkg/runtime/conditions"
 	sourcev1 "github.com/fluxcd/source-controller/api/v1"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -102,6 +103,7 @@ func (l *loops) pullSecrets(ctx context.Context, obj client.Object, d door) ([]s
 
 // trust is whom a specification trusts to sign.
 type trust struct {
+	kind        string // of the objects that say so
 	provider    string
 	secret      *meta.LocalObjectReference
 	trustedRoot *meta.LocalObjectReference
@@ -109,11 +111,11 @@ type trust struct {
 }
 
 func ociTrust(v *sourcev1.OCIRepositoryVerification) trust {
-	return trust{v.Provider, v.SecretRef, v.TrustedRootSecretRef, v.MatchOIDCIdentity}
+	return trust{sourcev1.OCIRepositoryKind, v.Provider, v.SecretRef, v.TrustedRootSecretRef, v.MatchOIDCIdentity}
 }
 
 func chartTrust(v *sourcev1.HelmChartVerification) trust {
-	return trust{provider: v.Provider, secret: v.SecretRef, identities: v.MatchOIDCIdentity}
+	return trust{kind: sourcev1.HelmChartKind, provider: v.Provider, secret: v.SecretRef, identities: v.MatchOIDCIdentity}
 }
 
 // how names the way of verification in messages.
@@ -131,16 +133,16 @@ const (
 )
 
 // checkSignature checks that who is trusted has signed a digest. What was
-// checked before, with the same settings, is not checked again by this process.
-// It reports false when the settings want no check.
-func (l *loops) checkSignature(ctx context.Context, obj client.Object, repo *oci.Repository, digest string, t trust) (bool, error) {
+// checked before, with the same settings, is not checked again as long as the
+// status says so too. It reports false when the settings want no check.
+func (l *loops) checkSignature(ctx context.Context, obj phase.Object, repo *oci.Repository, digest string, t trust) (bool, error) {
 	data, err := l.trustData(ctx, obj, t)
 	if err != nil {
 		return false, err
 	}
 	seen := fingerprint(repo.Reference(digest), t, data)
-	key := fmt.Sprintf("%T/%s", obj, client.ObjectKeyFromObject(obj))
-	if last, ok := l.verified.Load(key); ok && last == seen {
+	notes, key := l.notes(t.kind), client.ObjectKeyFromObject(obj)
+	if _, ok := notes.Get(key, seen); ok && conditions.IsTrue(obj, sourcev1.SourceVerifiedCondition) {
 		return true, nil
 	}
 	v, err := l.verifier(ctx, t, data)
@@ -151,10 +153,10 @@ func (l *loops) checkSignature(ctx context.Context, obj client.Object, repo *oci
 		return false, nil
 	}
 	if err != nil {
-		l.verified.Delete(key)
+		notes.Forget(key)
 		return false, verificationFailed(t, err)
 	}
-	l.verified.Store(key, seen)
+	notes.Set(key, seen, "verified")
 	return true, nil
 }
 

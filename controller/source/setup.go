@@ -67,8 +67,7 @@ func Setup(_ context.Context, h *host.Host) error {
 		return err
 	}
 	l := &loops{
-		clouds: h.Cloud, ignores: ignores{filepath.Join(h.Options.StoragePath, "ignore")},
-		host: h, client: h.Manager.GetClient(), store: h.Artifacts, reader: h.Reader, mirrors: mirrors, events: events,
+		clouds: h.Cloud, host: h, client: h.Manager.GetClient(), store: h.Artifacts, reader: h.Reader, mirrors: mirrors, events: events,
 		packing:  make(chan struct{}, runtime.GOMAXPROCS(0)),
 		sigstore: &verify.Instance{File: h.Options.SigstoreRoot, Dir: filepath.Join(h.Options.StoragePath, "sigstore")},
 	}

@@ -10,7 +10,8 @@ package source
 import (
 	"context"
 	"errors"
-	"sync"
+	"path/filepath"
+	"strings"
 	"time"
 
 	eventv1 "github.com/fluxcd/pkg/apis/event/v1beta1"
@@ -20,6 +21,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
+	"headwater.dev/controller/source/memo"
 	"headwater.dev/kernel/artifact"
 	"headwater.dev/kernel/cloud"
 	"headwater.dev/kernel/event"
@@ -49,12 +51,9 @@ type loops struct {
 	events  *event.Recorder
 	// packing holds a place for every archive that may be made at a time.
 	packing chan struct{}
-	etags   etags
-	ignores ignores
 	// sigstore is the public instance that keyless signatures are checked
-	// against; verified holds what was checked last, by object.
+	// against.
 	sigstore *verify.Instance
-	verified sync.Map
 }
 
 // base is the part of a scope that all kinds have.
@@ -73,6 +72,13 @@ func newBase(kind string, obj phase.Object, a **meta.Artifact) base {
 		obj: obj, artifact: a, failed: conditions.IsFalse(obj, meta.ReadyCondition),
 		key: artifact.Key{Kind: kind, Namespace: obj.GetNamespace(), Name: obj.GetName()},
 	}
+}
+
+// notes are what was learned about the objects of a kind: of a Bucket the rules
+// of its ignore file, of a HelmRepository the ETag of its index, of an
+// OCIRepository and a HelmChart what its signature was checked for.
+func (l *loops) notes(kind string) memo.Notes {
+	return memo.Notes{Dir: filepath.Join(l.host.Options.StoragePath, "notes", strings.ToLower(kind))}
 }
 
 // recall checks that the store still has the artifact that the status names;
