@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
+	"io"
 	"net/http"
 	"strings"
 	"testing"
@@ -129,6 +130,36 @@ func TestA82MaliciousAgent(t *testing.T) {
 	other := h.agent(otherID, clusterKeys()[1])
 	if status, code := other.report(&link.Heartbeat{AgentVersion: "1"}); status != http.StatusOK {
 		t.Errorf("another cluster's agent pays for it: %d %s", status, code)
+	}
+	// A body of unknown length would not count.
+	unknown := struct{ io.Reader }{strings.NewReader(`{"session":"s","sequence":1}`)}
+	if status, body := read(t, other.do(t.Context(), http.MethodPost, link.PathObserved, unknown)); status != http.StatusLengthRequired {
+		t.Errorf("a report without a length: %d %s", status, body)
+	}
+}
+
+// TestA82ManyTokens asks for tokens without end: what is too much leaves nothing
+// in the store.
+func TestA82ManyTokens(t *testing.T) {
+	h := newHub(t, nil)
+	a := &agent{hub: h, id: edgeID, key: clusterKeys()[0]}
+	granted, refused := 0, 0
+	for range 40 {
+		switch status, body := a.request(a.form(nil)); status {
+		case http.StatusOK:
+			granted++
+		case http.StatusTooManyRequests:
+			refused++
+		default:
+			t.Fatalf("%d %s", status, body)
+		}
+	}
+	kept := 0
+	if _, err := store.Each(t.Context(), h.store, "/agent-assertions/", func(store.Record) error { kept++; return nil }); err != nil {
+		t.Fatal(err)
+	}
+	if refused == 0 || kept != granted {
+		t.Errorf("%d granted, %d refused, %d assertions kept", granted, refused, kept)
 	}
 }
 

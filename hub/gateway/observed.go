@@ -41,7 +41,10 @@ func (g *Gateway) report(w http.ResponseWriter, r *http.Request) error {
 	if err := g.quotas.allow(c.record.Key, reportQuota, 1); err != nil {
 		return err
 	}
-	if err := g.quotas.allow(c.record.Key, bytesQuota, int(max(r.ContentLength, 1))); err != nil {
+	if r.ContentLength < 0 {
+		return &refusal{status: http.StatusLengthRequired, code: "LengthRequired", message: "a report needs a Content-Length"}
+	}
+	if err := g.quotas.allow(c.record.Key, bytesQuota, int(min(r.ContentLength, link.MaxReportBytes))); err != nil {
 		return err
 	}
 	report, err := readReport(w, r)

@@ -49,9 +49,6 @@ func (g *Gateway) serveToken(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	c, err := g.prove(r.Context(), r.PostForm.Get("client_assertion"))
-	if err == nil {
-		err = g.quotas.allow(c.record.Key, tokenQuota, 1)
-	}
 	var known *refusal
 	switch {
 	case errors.As(err, &known):
@@ -110,6 +107,10 @@ func (g *Gateway) prove(ctx context.Context, assertion string) (cluster, error) 
 	}
 	if c.observed.Duplicated(c.fingerprint) {
 		return cluster{}, errDuplicate()
+	}
+	// Before anything is written: whoever has the key may not fill the store.
+	if err := g.quotas.allow(key, tokenQuota, 1); err != nil {
+		return cluster{}, err
 	}
 	return c, g.once(ctx, key, claims)
 }
