@@ -8,6 +8,7 @@ import (
 	"encoding/json"
 	"math"
 	"net/http"
+	"net/netip"
 	"strconv"
 	"sync"
 	"time"
@@ -44,8 +45,12 @@ func Defaults() Config {
 const (
 	// RefusedCosts is what a request costs its address that ends with 401.
 	RefusedCosts = 50
-	// maxBuckets bounds how many principals and addresses are remembered.
+	// maxBuckets bounds how many principals, and how many addresses, are
+	// remembered.
 	maxBuckets = 20_000
+	// network is how many bits of an IPv6 address count: whoever has one address
+	// has all with these.
+	network = 64
 )
 
 // Limiter counts. Use it from any number of goroutines.
@@ -53,13 +58,18 @@ type Limiter struct {
 	config Config
 	clock  func() time.Time
 
-	mu      sync.Mutex
-	buckets map[string]*rate.Limiter
+	mu sync.Mutex
+	// buckets are those of principals, addresses those of peers: strangers, who
+	// may have many addresses, push no principal out.
+	buckets, addresses pool
 }
+
+// pool are buckets by name.
+type pool map[string]*rate.Limiter
 
 // New makes a Limiter whose buckets are full.
 func New(c Config) *Limiter {
-	l := &Limiter{config: c, clock: c.Clock, buckets: map[string]*rate.Limiter{}}
+	l := &Limiter{config: c, clock: c.Clock, buckets: pool{}, addresses: pool{}}
 	if l.clock == nil {
 		l.clock = time.Now
 	}
@@ -68,7 +78,7 @@ func New(c Config) *Limiter {
 
 // take takes n from a bucket and answers what is left; below zero nothing was
 // taken, and wait is when there will be enough.
-func (l *Limiter) take(name string, r Rate, n int) (left int, wait time.Duration) {
+func (l *Limiter) take(from pool, name string, r Rate, n int) (left int, wait time.Duration) {
 	if r.PerSecond <= 0 {
 		return math.MaxInt32, 0
 	}
@@ -76,13 +86,13 @@ func (l *Limiter) take(name string, r Rate, n int) (left int, wait time.Duration
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	now := l.clock()
-	b, ok := l.buckets[name]
+	b, ok := from[name]
 	if !ok {
-		if len(l.buckets) >= maxBuckets {
-			l.forget(now)
+		if len(from) >= maxBuckets {
+			from.forget(now)
 		}
 		b = rate.NewLimiter(rate.Limit(r.PerSecond), burst)
-		l.buckets[name] = b
+		from[name] = b
 	}
 	if !b.AllowN(now, min(n, burst)) {
 		missing := float64(min(n, burst)) - b.TokensAt(now)
@@ -92,17 +102,17 @@ func (l *Limiter) take(name string, r Rate, n int) (left int, wait time.Duration
 }
 
 // forget makes room: first those who have rested, then anybody.
-func (l *Limiter) forget(now time.Time) {
-	for name, b := range l.buckets {
+func (p pool) forget(now time.Time) {
+	for name, b := range p {
 		if b.TokensAt(now) >= float64(b.Burst()) {
-			delete(l.buckets, name)
+			delete(p, name)
 		}
 	}
-	for name := range l.buckets {
-		if len(l.buckets) < maxBuckets*3/4 {
+	for name := range p {
+		if len(p) < maxBuckets*3/4 {
 			return
 		}
-		delete(l.buckets, name)
+		delete(p, name)
 	}
 }
 
@@ -116,7 +126,7 @@ func (l *Limiter) Gate(_ context.Context, a *auth.Attempt, next func() error) er
 	case a.Method == http.MethodDelete:
 		class, r = "deletes", l.config.Deletes
 	}
-	left, wait := l.take(class+" "+a.Who.ObjectID, r, 1)
+	left, wait := l.take(l.buckets, class+" "+a.Who.ObjectID, r, 1)
 	if left < 0 {
 		a.Header.Set("Retry-After", seconds(wait))
 		a.Header.Set("x-ms-ratelimit-remaining-subscription-"+class, "0")
@@ -135,8 +145,8 @@ func seconds(d time.Duration) string { return strconv.Itoa(int(d/time.Second) + 
 // makes those pay more who are not let in.
 func (l *Limiter) Addresses(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		name := "address " + auth.Address(r)
-		if left, wait := l.take(name, l.config.Address, 1); left < 0 {
+		name := peer(auth.Address(r))
+		if left, wait := l.take(l.addresses, name, l.config.Address, 1); left < 0 {
 			tooMany(w, wait)
 			return
 		}
@@ -148,14 +158,27 @@ func (l *Limiter) Addresses(next http.Handler) http.Handler {
 	})
 }
 
+// peer is what an address is counted as: itself, or its network of IPv6.
+func peer(address string) string {
+	ip, err := netip.ParseAddr(address)
+	if err != nil || ip.Unmap().Is4() {
+		return address
+	}
+	n, err := ip.WithZone("").Prefix(network)
+	if err != nil {
+		return address
+	}
+	return n.String()
+}
+
 // charge takes what a refused request costs, or as much as there is.
 func (l *Limiter) charge(name string) {
-	if left, _ := l.take(name, l.config.Address, RefusedCosts-1); left >= 0 {
+	if left, _ := l.take(l.addresses, name, l.config.Address, RefusedCosts-1); left >= 0 {
 		return
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if b, ok := l.buckets[name]; ok {
+	if b, ok := l.addresses[name]; ok {
 		now := l.clock()
 		b.AllowN(now, int(max(b.TokensAt(now), 0)))
 	}

@@ -93,3 +93,38 @@ func TestTheLimiterIsBoundedItself(t *testing.T) {
 		t.Errorf("%d buckets", len(l.buckets))
 	}
 }
+
+// TestManyAddressesAreOnePeer knocks from all over a network of IPv6.
+func TestManyAddressesAreOnePeer(t *testing.T) {
+	l := New(Config{Reads: Rate{1, 1}, Address: Rate{1, 3}, Clock: func() time.Time { return time.Unix(1, 0) }})
+	if _, err := pass(l, "a", "GET"); err != nil {
+		t.Fatal(err)
+	}
+	h := l.Addresses(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}))
+	knock := func(from string) int {
+		w, r := httptest.NewRecorder(), httptest.NewRequest("GET", "/subscriptions", nil)
+		r.RemoteAddr = from
+		h.ServeHTTP(w, r)
+		return w.Code
+	}
+	for i := range 3 {
+		if got := knock(fmt.Sprintf("[2001:db8::%x]:1", i+1)); got != http.StatusOK {
+			t.Errorf("knock %d: %d", i, got)
+		}
+	}
+	for from, want := range map[string]int{"[2001:db8::ffff:1]:1": 429, "[2001:db8::1%eth0]:1": 429, "[2001:db8:0:1::1]:1": 200, "[::ffff:192.0.2.1]:1": 200,
+		"[::ffff:192.0.2.2]:1": 200, "192.0.2.3:1": 200, "@": 200} {
+		if got := knock(from); got != want {
+			t.Errorf("%s: %d, want %d", from, got, want)
+		}
+	}
+	for i := range maxBuckets + 10 {
+		knock(fmt.Sprintf("[2001:db8:%x:%x::1]:1", i>>16, i&0xffff))
+	}
+	if len(l.addresses) > maxBuckets {
+		t.Errorf("%d addresses", len(l.addresses))
+	}
+	if _, err := pass(l, "a", "GET"); arm.CodeOf(err) != arm.CodeTooManyRequests {
+		t.Errorf("strangers have made a principal's bucket full again: %v", err)
+	}
+}
