@@ -16,6 +16,7 @@ import (
 	"math"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/time/rate"
@@ -31,6 +32,9 @@ const (
 	DefaultMax       = 100_000
 	// pruneEvery is how often what is old or too much is removed.
 	pruneEvery = time.Hour
+	// pruneShare is the part of the largest number that may be written before that
+	// is done early: a loop that runs wild fills the store within minutes.
+	pruneShare = 10
 	// patience is how long writing one entry may take.
 	patience = 5 * time.Second
 	// deniedEvery and deniedBurst bound the entries of what one principal may
@@ -60,6 +64,9 @@ type Log struct {
 	max       int
 	clock     func() time.Time
 	log       *slog.Logger
+	written   atomic.Int64
+	// grown holds a token when it is time to prune early.
+	grown chan struct{}
 
 	mu     sync.Mutex
 	denied map[string]*rate.Limiter
@@ -67,7 +74,8 @@ type Log struct {
 
 // New makes it.
 func New(c Config) *Log {
-	l := &Log{store: c.Store, retention: c.Retention, max: c.Max, clock: c.Clock, log: c.Logger, denied: map[string]*rate.Limiter{}}
+	l := &Log{store: c.Store, retention: c.Retention, max: c.Max, clock: c.Clock, log: c.Logger,
+		denied: map[string]*rate.Limiter{}, grown: make(chan struct{}, 1)}
 	if l.retention <= 0 {
 		l.retention = DefaultRetention
 	}
@@ -204,6 +212,12 @@ func (l *Log) put(ctx context.Context, e Entry) error {
 	if err == nil {
 		_, err = l.store.Put(ctx, store.Put{Key: key(e.At, e.ID), Value: value})
 	}
+	if err == nil && l.written.Add(1)%int64(max(l.max/pruneShare, 1)) == 0 {
+		select {
+		case l.grown <- struct{}{}:
+		default: // it is time already
+		}
+	}
 	return err
 }
 
@@ -222,7 +236,8 @@ func (l *Log) room(who string) bool {
 	return b.AllowN(l.clock(), 1)
 }
 
-// Run removes what is old or too much, until ctx ends.
+// Run removes what is old or too much, every hour and whenever much was written,
+// until ctx ends.
 func (l *Log) Run(ctx context.Context) error {
 	ticker := time.NewTicker(pruneEvery)
 	defer ticker.Stop()
@@ -236,6 +251,7 @@ func (l *Log) Run(ctx context.Context) error {
 		case <-ctx.Done():
 			return nil
 		case <-ticker.C:
+		case <-l.grown:
 		}
 	}
 }

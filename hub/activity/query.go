@@ -22,7 +22,7 @@ const (
 	// pageSize is how many events a page holds, maxScan how many entries are
 	// looked at for one.
 	pageSize = 200
-	maxScan  = 20_000
+	maxScan  = 5_000
 )
 
 // scopeOf is the scope whose events a path asks for; ok is false when the path
