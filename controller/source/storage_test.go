@@ -1,22 +1,15 @@
 package source
 
 import (
-	"archive/tar"
 	"bytes"
-	"compress/gzip"
 	"context"
-	"crypto/sha256"
 	"encoding/json"
 	"fmt"
 	"io"
 	"net/http"
 	"net/http/httptest"
-	"net/http/httputil"
-	"net/url"
 	"os"
-	"os/exec"
 	"path/filepath"
-	"regexp"
 	"strings"
 	"sync"
 	"syscall"
@@ -98,150 +91,6 @@ func newBucket(name, endpoint string, change func(*sourcev1.Bucket)) *sourcev1.B
 		change(o)
 	}
 	return o
-}
-
-// fetches counts the packs that are fetched through it.
-type fetches struct {
-	http.Handler
-	mu   sync.Mutex
-	n    int
-	asks int
-}
-
-func (f *fetches) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	body, _ := io.ReadAll(r.Body)
-	r.Body = io.NopCloser(bytes.NewReader(body))
-	f.mu.Lock()
-	f.asks++
-	if bytes.Contains(body, []byte("want ")) {
-		f.n++
-	}
-	f.mu.Unlock()
-	f.Handler.ServeHTTP(w, r)
-}
-
-func (f *fetches) counts() (packs, requests int) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	return f.n, f.asks
-}
-
-func testWarmRestart(t *testing.T, c *kubetest.Cluster) {
-	disk := t.TempDir()
-	p, stop := begin(t, c, disk, "0")
-	w := p.world(t, c)
-	storage := &s3{objects: map[string]string{"a.yaml": "a: 1\n", ".sourceignore": "*.txt\n"}}
-	s3 := httptest.NewServer(storage)
-	defer s3.Close()
-	w.newRepository("warm", false)
-	w.commit("warm", map[string]string{"a.yaml": "a: 1\n"})
-	remote, err := url.Parse(w.git.URL("warm"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	door := &fetches{Handler: httputil.NewSingleHostReverseProxy(&url.URL{Scheme: remote.Scheme, Host: remote.Host})}
-	front := httptest.NewServer(door)
-	defer front.Close()
-	w.secret("keys", "accesskey", "key", "secretkey", canary)
-	b := newBucket("warm", s3.URL, nil)
-	w.create(b)
-	g := w.repository("warm", front.URL+remote.Path)
-	before := map[sourceObject]string{b: w.ready(b, "").Digest, g: w.ready(g, "").Digest}
-	packs, asked := door.counts()
-	reads := storage.count()
-	if packs == 0 || reads == 0 {
-		t.Fatalf("nothing was counted: %d packs, %d reads", packs, reads)
-	}
-	stop()
-	p, _ = begin(t, c, disk, "0")
-	w.addr = p.addr
-	for o, digest := range before {
-		at := w.request(o)
-		w.wait(o, func() error {
-			if handled := handledAt(o); handled != at {
-				return fmt.Errorf("handled %q", handled)
-			}
-			return nil
-		})
-		if a := w.ready(o, ""); a.Digest != digest {
-			t.Errorf("%T: digest %s, was %s", o, a.Digest, digest)
-		}
-		w.wait(o, func() error { // the address of this process
-			if a := o.GetArtifact(); a.URL != "http://"+p.addr+"/"+a.Path {
-				return fmt.Errorf("URL %s", a.URL)
-			}
-			return nil
-		})
-		w.download(o.GetArtifact())
-	}
-	afterPacks, afterAsked := door.counts()
-	if afterPacks != packs || afterAsked == asked {
-		t.Errorf("the new process fetched %d packs in %d requests", afterPacks-packs, afterAsked-asked)
-	}
-	if n := storage.count(); n != reads {
-		t.Errorf("the new process read %d objects", n-reads)
-	}
-	interop(t, g.GetArtifact(), `^gitrepository/[a-z0-9-]+/warm/[0-9a-f]{40}\.tar\.gz$`, `^main@sha1:[0-9a-f]{40}$`)
-	interop(t, b.GetArtifact(), `^bucket/[a-z0-9-]+/warm/[0-9a-f]{64}\.tar\.gz$`, `^sha256:[0-9a-f]{64}$`)
-}
-
-func handledAt(o client.Object) string {
-	switch o := o.(type) {
-	case *sourcev1.Bucket:
-		return o.Status.LastHandledReconcileAt
-	case *sourcev1.GitRepository:
-		return o.Status.LastHandledReconcileAt
-	}
-	return ""
-}
-
-// interop reads an artifact with nothing of ours: programs that everybody has,
-// and the standard library, as the pages of Flux describe artifacts.
-func interop(t *testing.T, a *meta.Artifact, path, revision string) {
-	t.Helper()
-	if !regexp.MustCompile(path).MatchString(a.Path) || !regexp.MustCompile(revision).MatchString(a.Revision) || !strings.HasSuffix(a.URL, "/"+a.Path) {
-		t.Errorf("path %s, revision %s, URL %s", a.Path, a.Revision, a.URL)
-	}
-	resp, err := http.Get(a.URL)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer resp.Body.Close()
-	data, err := io.ReadAll(resp.Body)
-	if err != nil || fmt.Sprintf("sha256:%x", sha256.Sum256(data)) != a.Digest || int64(len(data)) != *a.Size {
-		t.Fatalf("%v: %d bytes do not have digest %s and size %d", err, len(data), a.Digest, *a.Size)
-	}
-	gz, err := gzip.NewReader(bytes.NewReader(data))
-	if err != nil {
-		t.Fatal(err)
-	}
-	found := false
-	for tr := tar.NewReader(gz); ; {
-		h, err := tr.Next()
-		if err == io.EOF {
-			break
-		}
-		if err != nil {
-			t.Fatal(err)
-		}
-		if h.Typeflag != tar.TypeReg && h.Typeflag != tar.TypeDir || strings.HasPrefix(h.Name, "/") || h.Uid != 0 || h.ModTime.Unix() > 0 {
-			t.Errorf("entry %+v", h)
-		}
-		found = found || h.Name == "a.yaml"
-	}
-	if !found {
-		t.Error("a.yaml is not in the archive")
-	}
-	for _, need := range []string{"curl", "sha256sum", "tar"} {
-		if _, err := exec.LookPath(need); err != nil {
-			t.Logf("without the programs of a shell: %v", err)
-			return
-		}
-	}
-	out, err := exec.Command("sh", "-ec", `curl -fsS -o "$1/a" "$2"; sha256sum "$1/a"; tar tzf "$1/a"; curl -fsSI "$2" | grep -i content-length`, "sh", t.TempDir(), a.URL).CombinedOutput()
-	if err != nil || !strings.Contains(string(out), strings.TrimPrefix(a.Digest, "sha256:")) || !strings.Contains(string(out), "a.yaml\n") {
-		t.Errorf("the programs of a shell: %v\n%s", err, out)
-	}
 }
 
 func testFullDisk(t *testing.T, c *kubetest.Cluster) {
