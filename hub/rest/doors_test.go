@@ -388,3 +388,18 @@ func TestA95NothingBreaksTheLog(t *testing.T) {
 		}
 	}
 }
+
+// TestA90RunningOperations asks for a cluster's operations as somebody who may
+// see one kind of its resources.
+func TestA90RunningOperations(t *testing.T) {
+	h := start(t)
+	operation := h.treasure()
+	path := strings.TrimSuffix(inConfigurations, "/fluxConfigurations") + "/operations?api-version=2023-05-01"
+	if got := h.must(200, "GET", path, "").body; !strings.Contains(got, operation) || !strings.Contains(got, "/extensions/flux/") {
+		t.Fatalf("an owner sees: %s", got)
+	}
+	if got := h.as(h.somebody(auth.ExtensionContributor, inCluster), "GET", path, ""); got.status != 200 ||
+		strings.Contains(got.body, operation) || !strings.Contains(got.body, "/extensions/flux/") {
+		t.Errorf("somebody who may see extensions: %d %s", got.status, got.body)
+	}
+}

@@ -120,7 +120,8 @@ func (h child[P]) status(o resource.Operation, e entry[P], now time.Time) (arm.O
 	return doc, nil
 }
 
-// listRunning lists the operations of a cluster that have not ended.
+// listRunning lists the operations of a cluster that have not ended, of those
+// resources that the caller may see.
 func (s *Server) listRunning(c *call) error {
 	cluster, err := c.loadCluster()
 	if err != nil {
@@ -130,7 +131,7 @@ func (s *Server) listRunning(c *call) error {
 	page := arm.Page[arm.Operation]{Value: []arm.Operation{}}
 	_, err = store.Each(c.ctx(), s.store, cluster.record.Key+"/providers/", func(r store.Record) error {
 		resourceKey, _, ok := strings.Cut(r.Key, "/operations/")
-		if !ok {
+		if !ok || !c.visible(typeOfKey(resourceKey), resourceKey) {
 			return nil
 		}
 		var o resource.Operation
