@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"io"
 	"net/url"
 	"path"
 	"regexp"
@@ -12,6 +13,7 @@ import (
 
 	yaml "go.yaml.in/yaml/v3"
 	"sigs.k8s.io/kustomize/api/konfig"
+	"sigs.k8s.io/kustomize/api/types"
 )
 
 var (
@@ -33,22 +35,79 @@ func (s *sandbox) guard(rel string, data []byte) error {
 	if err := s.guardEnv(rel, data); err != nil {
 		return s.refuse(err)
 	}
+	dir := path.Dir(rel)
 	isKustomization := slices.Contains(konfig.RecognizedKustomizationFileNames(), path.Base(rel))
-	if !isKustomization && !builtinConfig.Match(data) {
+	if !isKustomization && !s.plugins[rel] && !builtinConfig.Match(data) {
 		return nil
 	}
-	return s.guardDocuments(rel, path.Dir(rel), data)
+	if err := s.guardDocuments(rel, dir, data); err != nil || !isKustomization {
+		return err
+	}
+	if s.pluginDirs[dir] {
+		return s.guardPluginDir(rel, dir, data)
+	}
+	return nil
 }
+
+// guardPluginDir allows a directory of plugin configurations to list them, and
+// nothing that changes them after they were looked at.
+func (s *sandbox) guardPluginDir(rel, dir string, data []byte) error {
+	k := &types.Kustomization{}
+	if k.Unmarshal(data) != nil {
+		return nil // kustomize reports it
+	}
+	if !onlyResources(k) {
+		return s.refuse(fmt.Errorf("%s: a directory of generators, transformers or validators may list resources only", rel))
+	}
+	for _, r := range k.Resources {
+		s.notePlugin(dir, r)
+	}
+	return nil
+}
+
+// notePlugin remembers a file or directory of plugin configurations.
+func (s *sandbox) notePlugin(dir, value string) {
+	if value == "" || strings.Contains(value, "\n") || isRemote(value) {
+		return
+	}
+	p := path.Join(mount, dir, value)
+	if !s.IsDir(p) {
+		s.plugins[path.Join(dir, value)] = true
+		return
+	}
+	if real, _, err := s.CleanedAbs(p); err == nil {
+		if rel, err := s.rel(string(real)); err == nil {
+			s.pluginDirs[rel] = true
+		}
+	}
+}
+
+const (
+	// maxNodes and maxDepth bound what is looked at of one document.
+	maxNodes = 1_000_000
+	maxDepth = 1_000
+)
 
 func (s *sandbox) guardDocuments(rel, dir string, data []byte) error {
 	dec := yaml.NewDecoder(bytes.NewReader(data))
 	for {
-		var doc any
-		if err := dec.Decode(&doc); err != nil {
-			return nil // the end, or something that kustomize reports better
+		var doc yaml.Node
+		err := dec.Decode(&doc)
+		if errors.Is(err, io.EOF) {
+			return nil
 		}
-		s.noteEncrypted(dir, doc)
-		if err := s.guardNode(rel, dir, "", doc); err != nil {
+		if err != nil { // kustomize reports it better, unless it understands it
+			if slices.Contains(konfig.RecognizedKustomizationFileNames(), path.Base(rel)) && (&types.Kustomization{}).Unmarshal(data) == nil {
+				return s.refuse(fmt.Errorf("%s: it is no valid YAML: %w", rel, err))
+			}
+			return nil
+		}
+		var plain any
+		if doc.Decode(&plain) == nil {
+			s.noteEncrypted(dir, plain)
+		}
+		w := &walk{sandbox: s, rel: rel, dir: dir, left: maxNodes}
+		if err := w.node("", &doc, 0); err != nil {
 			if errors.Is(err, errOwnSchema) {
 				return err
 			}
@@ -57,43 +116,88 @@ func (s *sandbox) guardDocuments(rel, dir string, data []byte) error {
 	}
 }
 
-// guardNode walks a kustomization. It judges by the names of fields wherever
-// they are, so that a plugin configuration is held to the same rules.
-func (s *sandbox) guardNode(rel, dir, field string, node any) error {
-	switch n := node.(type) {
-	case map[string]any:
-		for key, value := range n {
-			if err := s.guardField(rel, dir, key, value); err != nil {
+// walk looks at a kustomization as it is written: what is given twice is looked
+// at twice. It judges by the names of fields wherever they are, so that a plugin
+// configuration is held to the same rules.
+type walk struct {
+	*sandbox
+	rel, dir string
+	left     int
+}
+
+func (w *walk) node(field string, n *yaml.Node, depth int) error {
+	if w.left--; w.left < 0 || depth > maxDepth {
+		return fmt.Errorf("%s: it has more than %d nodes, or more than %d levels", w.rel, maxNodes, maxDepth)
+	}
+	switch n.Kind {
+	case yaml.AliasNode:
+		return w.node(field, n.Alias, depth+1)
+	case yaml.MappingNode:
+		for i := 0; i+1 < len(n.Content); i += 2 {
+			if err := w.field(textOf(n.Content[i]), n.Content[i+1], depth+1); err != nil {
 				return err
 			}
 		}
-	case []any:
-		for _, item := range n {
-			if err := s.guardNode(rel, dir, field, item); err != nil {
+	case yaml.ScalarNode:
+		return w.guardString(w.rel, w.dir, field, textOf(n))
+	default:
+		for _, item := range n.Content {
+			if err := w.node(field, item, depth+1); err != nil {
 				return err
 			}
 		}
-	case string:
-		return s.guardString(rel, dir, field, n)
 	}
 	return nil
 }
 
-func (s *sandbox) guardField(rel, dir, key string, value any) error {
-	switch key {
+func (w *walk) field(name string, value *yaml.Node, depth int) error {
+	name = canonical(name)
+	switch name {
 	case "helmCharts", "helmChartInflationGenerator", "helmGlobals":
-		return fmt.Errorf("%s: %s is not supported: use a HelmRelease", rel, key)
+		return fmt.Errorf("%s: %s is not supported: use a HelmRelease", w.rel, name)
 	case "kind":
-		if value == "HelmChartInflationGenerator" {
-			return fmt.Errorf("%s: HelmChartInflationGenerator is not supported: use a HelmRelease", rel)
+		if textOf(value) == "HelmChartInflationGenerator" {
+			return fmt.Errorf("%s: HelmChartInflationGenerator is not supported: use a HelmRelease", w.rel)
 		}
 	case "openapi":
-		if !s.alone {
-			s.ownSchema = true
+		if !w.alone {
+			w.ownSchema = true
 			return errOwnSchema
 		}
 	}
-	return s.guardNode(rel, dir, key, value)
+	return w.node(name, value, depth)
+}
+
+// textOf is the text of a scalar, whatever its type; empty for others.
+func textOf(n *yaml.Node) string {
+	if n.Kind == yaml.AliasNode {
+		n = n.Alias
+	}
+	if n.Kind != yaml.ScalarNode {
+		return ""
+	}
+	var v any
+	if err := n.Decode(&v); err == nil {
+		if text, ok := v.(string); ok { // binary is decoded
+			return text
+		}
+	}
+	return n.Value
+}
+
+// canonical is a name as kustomize understands it, which takes no notice of
+// case.
+func canonical(name string) string {
+	for _, known := range []string{
+		"helmCharts", "helmChartInflationGenerator", "helmGlobals", "kind", "openapi", "generators", "transformers", "validators", "env", "envs",
+		"files", "resources", "bases", "components", "crds", "configurations", "path", "paths", "patchesStrategicMerge", "targetFilePath",
+		"valuesFile", "additionalValuesFiles", "argsFromFile",
+	} {
+		if strings.EqualFold(name, known) {
+			return known
+		}
+	}
+	return name
 }
 
 func (s *sandbox) guardString(rel, dir, field, value string) error {
@@ -102,9 +206,11 @@ func (s *sandbox) guardString(rel, dir, field, value string) error {
 	}
 	switch field {
 	case "generators", "transformers", "validators":
-		if strings.Contains(value, "\n") { // an inline plugin configuration
-			return s.guardDocuments(rel, dir, []byte(value))
+		// It may be the configuration itself.
+		if err := s.guardDocuments(path.Join(dir, "inline"), dir, []byte(value)); err != nil {
+			return err
 		}
+		s.notePlugin(dir, value)
 	case "env", "envs":
 		s.envs[path.Join(dir, value)] = true
 		s.envs[path.Base(value)] = true

@@ -40,6 +40,9 @@ type sandbox struct {
 	envs      map[string]bool   // paths of env files, as written in kustomizations
 	keys      Decrypter         // nil: nothing is decrypted
 	encrypted map[string]string // formats, by path, of files that may be encrypted
+	// plugins and pluginDirs are the paths of plugin configurations, and of
+	// directories of them.
+	plugins, pluginDirs map[string]bool
 	// patchFiles are the paths of files that are patches.
 	patchFiles map[string]bool
 	parsed     map[string][]*resource.Resource
@@ -67,7 +70,7 @@ func openSandbox(ctx context.Context, r Request) (*sandbox, error) {
 		ctx: ctx, root: root, realRoot: real, limits: r.Limits, remote: r.RemoteBases,
 		keys:      r.Decrypt,
 		generated: map[string][]byte{}, envs: map[string]bool{}, encrypted: map[string]string{},
-		patchFiles: map[string]bool{}, parsed: map[string][]*resource.Resource{}, seen: newRecord(),
+		plugins: map[string]bool{}, pluginDirs: map[string]bool{}, patchFiles: map[string]bool{}, parsed: map[string][]*resource.Resource{}, seen: newRecord(),
 	}, nil
 }
 
