@@ -181,3 +181,30 @@ func testBucket(t *testing.T, w *world) {
 	w.request(o)
 	w.failing(o, sourcev1.BucketOperationFailedReason, "cannot be the path of a file")
 }
+
+// TestBucketIdentity shows that a storage that is not the provider's is shown no
+// identity of the cloud.
+func TestBucketIdentity(t *testing.T) {
+	for name, c := range map[string]struct {
+		provider, endpoint, account string
+		shown, refused              bool
+	}{
+		"google":                 {"gcp", "storage.googleapis.com", "", true, false},
+		"google, as somebody":    {"gcp", "storage.googleapis.com", "reader", true, false},
+		"not google":             {"gcp", "storage.evil.example", "", false, false},
+		"not google as somebody": {"gcp", "storage.evil.example", "reader", false, true},
+		"azure":                  {"azure", "https://account.blob.core.windows.net", "", true, false},
+		"plain azure":            {"azure", "http://account.blob.core.windows.net", "", false, false},
+		"plain google":           {"gcp", "http://storage.googleapis.com", "", false, false},
+		"not azure":              {"azure", "https://evil.example", "", false, false},
+		"not azure as somebody":  {"azure", "https://evil.example", "reader", false, true},
+	} {
+		o := newBucket("b", c.endpoint, func(b *sourcev1.Bucket) {
+			b.Spec.Endpoint, b.Spec.Insecure, b.Spec.ServiceAccountName = c.endpoint, false, c.account
+		})
+		shown, err := identified(c.provider, o)
+		if shown != c.shown || (err != nil) != c.refused || err != nil && !strings.Contains(err.Error(), "spec.endpoint") {
+			t.Errorf("%s: shown %v, %v", name, shown, err)
+		}
+	}
+}

@@ -7,14 +7,17 @@ import (
 	"fmt"
 	"net/http"
 	"net/url"
+	"strings"
 	"time"
 
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore"
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore/policy"
 	"github.com/fluxcd/pkg/auth"
 	sourcev1 "github.com/fluxcd/source-controller/api/v1"
+	"golang.org/x/oauth2"
 
 	"headwater.dev/controller/source/bucket"
+	"headwater.dev/kernel/cloud"
 	"headwater.dev/kernel/phase"
 	"headwater.dev/kernel/secret"
 )
@@ -37,7 +40,7 @@ func (l *loops) openBucket(ctx context.Context, s *bucketScope) (done func(), er
 	}
 	switch spec.Provider {
 	case sourcev1.BucketProviderGoogle:
-		s.driver, err = l.googleDriver(ctx, a)
+		s.driver, err = l.googleDriver(ctx, s.obj, a)
 	case sourcev1.BucketProviderAzure:
 		s.driver, err = l.azureDriver(ctx, s.obj, a)
 	default:
@@ -97,7 +100,11 @@ func (l *loops) s3Driver(ctx context.Context, o *sourcev1.Bucket, a access) (buc
 			options = append(options, auth.WithSTSRegion(spec.Region))
 		}
 		if sts != nil {
-			options = append(options, auth.WithSTSEndpoint(sts.Endpoint))
+			endpoint, err := cloud.STSEndpoint(sts.Endpoint)
+			if err != nil {
+				return nil, phase.Stalled(sourcev1.URLInvalidReason, fmt.Errorf("spec.sts.endpoint: %w", err))
+			}
+			options = append(options, endpoint)
 		}
 		who = bucket.S3FromAWS(l.clouds.AWS(ctx, options...))
 	case sts != nil:
@@ -137,9 +144,17 @@ func (l *loops) ldap(ctx context.Context, o *sourcev1.Bucket, a access) (bucket.
 	return bucket.S3FromLDAP(sts.Endpoint, account.Username, account.Password, patient{transport})
 }
 
-func (l *loops) googleDriver(ctx context.Context, a access) (bucket.Driver, error) {
+func (l *loops) googleDriver(ctx context.Context, o *sourcev1.Bucket, a access) (bucket.Driver, error) {
 	if a.keys.Data == nil {
-		return bucket.NewGCS(a.config, l.clouds.GCP(ctx, a.options...))
+		shown, err := identified(cloud.GCP, o)
+		if err != nil {
+			return nil, err
+		}
+		var tokens oauth2.TokenSource
+		if shown {
+			tokens = l.clouds.GCP(ctx, a.options...)
+		}
+		return bucket.NewGCS(a.config, tokens)
 	}
 	key := a.keys.Data["serviceaccount"]
 	if len(key) == 0 {
@@ -160,6 +175,13 @@ func (l *loops) azureDriver(ctx context.Context, o *sourcev1.Bucket, a access) (
 		}
 		return d, err
 	}
+	shown, err := identified(cloud.Azure, o)
+	if err != nil {
+		return nil, err
+	}
+	if !shown {
+		return bucket.NewAzure(a.config, nil, nil)
+	}
 	// A public container needs nobody: whoever has no identity reads as nobody.
 	var who azcore.TokenCredential = l.clouds.Azure(ctx, a.options...)
 	if o.Spec.ServiceAccountName == "" {
@@ -170,4 +192,23 @@ func (l *loops) azureDriver(ctx context.Context, o *sourcev1.Bucket, a access) (
 		}
 	}
 	return bucket.NewAzure(a.config, nil, who)
+}
+
+// identified reports whether the endpoint is shown an identity of the cloud. A
+// storage that is not the provider's is read as nobody, unless the bucket names
+// a service account to read it as.
+func identified(provider string, o *sourcev1.Bucket) (bool, error) {
+	raw := o.Spec.Endpoint
+	if !strings.Contains(raw, "://") {
+		raw = map[bool]string{true: "http://", false: "https://"}[o.Spec.Insecure] + raw
+	}
+	u, err := url.Parse(raw)
+	if err != nil {
+		return false, nil // the driver says so
+	}
+	err = cloud.ServesStorage(provider, u)
+	if err != nil && o.Spec.ServiceAccountName != "" {
+		return false, phase.Stalled(sourcev1.InvalidProviderConfigurationReason, fmt.Errorf("spec.endpoint: %w: use spec.secretRef for other storages", err))
+	}
+	return err == nil, nil
 }

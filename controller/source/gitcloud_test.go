@@ -162,14 +162,44 @@ func testAzureDevOps(t *testing.T, w *world) {
 		r.SetURL(to)
 		r.Out.Header.Del("Authorization")
 	}}
-	server := httptest.NewServer(http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
+	var asked atomic.Int32
+	server := httptest.NewUnstartedServer(http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
 		if r.Header.Get("Authorization") != "Bearer "+token {
 			rw.WriteHeader(http.StatusUnauthorized)
 			return
 		}
+		asked.Add(1)
 		behind.ServeHTTP(rw, r)
 	}))
+	cert, ca := named(t, "dev.azure.com")
+	server.TLS = &tls.Config{Certificates: []tls.Certificate{cert}}
+	server.StartTLS()
 	defer server.Close()
-	o := w.repository("app", server.URL+"/app.git", func(o *sourcev1.GitRepository) { o.Spec.Provider = sourcev1.GitProviderAzure })
+	tunnel := leadTo(server.Listener.Addr().String())
+	proxy := httptest.NewServer(http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
+		if r.Method == http.MethodConnect {
+			tunnel.ServeHTTP(rw, r)
+			return
+		}
+		identity.Config.Handler.ServeHTTP(rw, r) // it is plain http
+	}))
+	defer proxy.Close()
+	w.secret("azureca", "ca.crt", string(ca))
+	w.secret("azureproxy", "address", proxy.URL)
+	o := w.repository("app", "https://dev.azure.com/app.git", func(o *sourcev1.GitRepository) {
+		o.Spec.Provider = sourcev1.GitProviderAzure
+		o.Spec.SecretRef = &meta.LocalObjectReference{Name: "azureca"}
+		o.Spec.ProxySecretRef = &meta.LocalObjectReference{Name: "azureproxy"}
+	})
 	w.ready(o, "main@sha1:"+h)
+	before := asked.Load()
+	thief := w.repository("thief", server.URL+"/app.git", func(o *sourcev1.GitRepository) {
+		o.Spec.Provider = sourcev1.GitProviderAzure
+		o.Spec.SecretRef = &meta.LocalObjectReference{Name: "azureca"}
+		o.Spec.ProxySecretRef = &meta.LocalObjectReference{Name: "azureproxy"}
+	})
+	w.failing(thief, sourcev1.InvalidProviderConfigurationReason, "shown to nobody but Azure DevOps")
+	if before == 0 || asked.Load() != before {
+		t.Errorf("the token was shown %d times to Azure DevOps, and %d times to another server", before, asked.Load()-before)
+	}
 }

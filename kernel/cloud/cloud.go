@@ -166,7 +166,8 @@ func (p *Providers) Registry(ctx context.Context, provider, repository string, o
 	return Login{Username: c.Username, Password: c.Password, Bearer: c.RegistryToken, Identity: c.IdentityToken}, nil
 }
 
-// Git gives the credentials of a Git repository.
+// Git gives the credentials of a Git repository. A server that is not the
+// provider's gets none: it is ErrUnsupported.
 func (p *Providers) Git(ctx context.Context, provider string, repository *url.URL, options ...auth.Option) (Login, error) {
 	found, err := utils.ProviderByName[auth.GitCredentialsProvider](provider)
 	if err != nil {
@@ -174,6 +175,9 @@ func (p *Providers) Git(ctx context.Context, provider string, repository *url.UR
 	}
 	if _, err := found.ParseGitRepository(repository); err != nil {
 		return Login{}, fmt.Errorf("%w: %q does not serve this Git repository: %w", ErrUnsupported, provider, short(err))
+	}
+	if err := ServesGit(provider, repository); err != nil {
+		return Login{}, err
 	}
 	c, err := auth.GetGitCredentials(ctx, found, append(options[:len(options):len(options)], auth.WithGitURL(*repository))...)
 	if err != nil {

@@ -15,6 +15,8 @@ import (
 	"github.com/Azure/azure-sdk-for-go/sdk/azidentity"
 	"github.com/Azure/azure-sdk-for-go/sdk/storage/azblob/blob"
 	"github.com/Azure/azure-sdk-for-go/sdk/storage/azblob/container"
+
+	provider "headwater.dev/kernel/cloud"
 )
 
 // AzureKeys are the keys of a Secret for Azure Blob Storage, by name.
@@ -115,6 +117,13 @@ func (k AzureKeys) credential(c Config) (azcore.TokenCredential, error) {
 		})
 		return cred, hidden("tenantId, clientId and clientCertificate cannot be used", err)
 	case client != "" && tenant == "":
+		u, err := url.Parse(c.Endpoint)
+		if err == nil {
+			err = provider.ServesStorage(provider.Azure, u)
+		}
+		if err != nil {
+			return nil, fmt.Errorf("clientId is an identity of the node: %w", err)
+		}
 		// The identity of the node is asked on its own address, which only this
 		// credential may reach: not through the transport of the storage.
 		cred, err := azidentity.NewManagedIdentityCredential(&azidentity.ManagedIdentityCredentialOptions{ID: azidentity.ClientID(client)})

@@ -86,7 +86,7 @@ func (k rsaKey) certificate(t *testing.T) []byte {
 	return append(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: pkcs8})...)
 }
 
-func TestGCSKeysOfServiceAccountsAlone(t *testing.T) {
+func TestA08GCSKeysOfServiceAccountsAlone(t *testing.T) {
 	for name, c := range map[string]struct{ key, want string }{
 		"external account": {`{"type":"external_account","credential_source":{"url":"http://169.254.169.254/"}}`, "service account"},
 		"executable":       {`{"type":"external_account","credential_source":{"executable":{"command":"id"}}}`, "service account"},
@@ -119,6 +119,10 @@ func TestAzureKeysNameWhatIsWrong(t *testing.T) {
 			t.Errorf("%s: got %v", name, err)
 		}
 	}
+	base.Endpoint = "https://evil.example"
+	if _, err := NewAzure(base, AzureKeys{"clientId": []byte("c")}, nil); err == nil || !strings.Contains(err.Error(), "shown to nobody but Azure Blob Storage") {
+		t.Errorf("the node's identity for another host: %v", err)
+	}
 	for _, endpoint := range []string{"account.blob.core.windows.net", "file:///etc", "https://u:p@h", "https://h/?sig=x", "://"} {
 		if _, err := NewAzure(Config{Endpoint: endpoint}, nil, nil); !errors.Is(err, ErrConfig) {
 			t.Errorf("endpoint %s: %v", endpoint, err)
@@ -126,7 +130,7 @@ func TestAzureKeysNameWhatIsWrong(t *testing.T) {
 	}
 }
 
-func TestEndpointsThatAreNotAsked(t *testing.T) {
+func TestA08EndpointsThatAreNotAsked(t *testing.T) {
 	for _, address := range []string{"169.254.169.254:80", "[fe80::1]:80", "[fd00:ec2::254]:80", "0.0.0.0:80", "224.0.0.1:80", "[::ffff:169.254.169.254]:80", "x"} {
 		if err := refuseLinkLocal("tcp", address, nil); !errors.Is(err, ErrAddress) {
 			t.Errorf("%s: %v", address, err)
@@ -161,7 +165,7 @@ func TestPlainErrorsHaveNoQuery(t *testing.T) {
 	}
 }
 
-func TestCheckKey(t *testing.T) {
+func TestA25CheckKey(t *testing.T) {
 	for key, ok := range map[string]bool{
 		"a": true, "a/b.yaml": true, "..a": true, "": false, "/a": false, "../a": false, "a/../b": false, "a//b": false, "./a": false, "a/": false,
 		"a\x00b": false, `a\b`: false, "..": false, ".": false, "a/..": false, strings.Repeat("a", 256): false, strings.Repeat("a/", 2049): false,
@@ -218,7 +222,7 @@ func TestDownloadKeepsToWhatWasListed(t *testing.T) {
 	}
 }
 
-func TestStoragesCannotRedirect(t *testing.T) {
+func TestA04StoragesCannotRedirect(t *testing.T) {
 	if err := (Config{}).client().CheckRedirect(nil, nil); !errors.Is(err, http.ErrUseLastResponse) {
 		t.Error(err)
 	}
