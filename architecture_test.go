@@ -51,6 +51,8 @@ var rules = []rule{
 		Why: "the doors do not know each other"},
 	{From: "hub/access", May: []string{"api/arm", "hub/store", "hub/auth"}, Never: kubernetes, Why: "rights are mounted by the hub; they know no door"},
 	{From: "hub/activity", May: []string{"api/arm", "hub/store", "hub/auth"}, Never: kubernetes, Why: "the log is mounted by the hub; it knows no door"},
+	{From: "hub/enrolment", May: []string{"api/arm", "api/link", "api/resource", "hub/store", "hub/auth", "hub/vault"}, Never: kubernetes,
+		Why: "enrolment is mounted by the hub; it knows no door"},
 	{From: "hub/limit", May: []string{"api/arm", "hub/auth"}, Never: kubernetes, Why: "limits know no door"},
 	{From: "hub", May: []string{"api/arm", "api/resource", "api/link", "hub", "kernel/process"}, Never: kubernetes,
 		Why: "the hub never dials a cluster"},

@@ -23,8 +23,10 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 	"golang.org/x/sync/errgroup"
 
+	"headwater.dev/api/link"
 	"headwater.dev/hub/activity"
 	"headwater.dev/hub/auth"
+	"headwater.dev/hub/enrolment"
 	"headwater.dev/hub/gateway"
 	"headwater.dev/hub/limit"
 	"headwater.dev/hub/rest"
@@ -93,19 +95,21 @@ const bodyPatience = time.Minute
 
 // Hub is a control plane that is about to run or runs.
 type Hub struct {
-	config   Config
-	log      *slog.Logger
-	url      string
-	listener net.Listener
-	metrics  net.Listener
-	store    *etcd.Store
-	auth     *auth.Auth
-	vault    *vault.Vault
-	gateway  *gateway.Gateway
-	limiter  *limit.Limiter
-	activity *activity.Log
-	server   *http.Server
-	registry *prometheus.Registry
+	config    Config
+	log       *slog.Logger
+	url       string
+	listener  net.Listener
+	metrics   net.Listener
+	store     *etcd.Store
+	auth      *auth.Auth
+	vault     *vault.Vault
+	gateway   *gateway.Gateway
+	limiter   *limit.Limiter
+	activity  *activity.Log
+	users     *rest.Server
+	enrolment *enrolment.Desk
+	server    *http.Server
+	registry  *prometheus.Registry
 }
 
 // New opens the listeners and the storage, makes what a first start needs, and
@@ -238,11 +242,10 @@ func (h *Hub) doors(ctx context.Context) (http.Handler, error) {
 		ImportSources: c.ImportSources, ExtensionVersions: c.ExtensionVersions,
 		Metrics: h.registry, Clock: c.Clock, Logger: h.log}
 	h.govern(&doorway)
-	users, err := rest.New(doorway)
-	if err != nil {
+	if h.users, err = rest.New(doorway); err != nil {
 		return nil, err
 	}
-	if err := users.Bootstrap(ctx, h.auth.SubscriptionID(), !c.Unregistered); err != nil {
+	if err := h.users.Bootstrap(ctx, h.auth.SubscriptionID(), !c.Unregistered); err != nil {
 		return nil, err
 	}
 	people := h.limiter.Addresses(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -250,14 +253,17 @@ func (h *Hub) doors(ctx context.Context) (http.Handler, error) {
 			h.auth.Handler().ServeHTTP(w, r)
 			return
 		}
-		users.ServeHTTP(w, r)
+		h.users.ServeHTTP(w, r)
 	}))
+	joining := h.limiter.Addresses(h.enrolment.Handler())
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		switch path := r.URL.Path; {
-		case path == "/healthz":
+		case path == "/healthz", path == "/livez":
 			w.WriteHeader(http.StatusOK)
 		case path == "/readyz":
 			h.ready(w, r)
+		case path == link.PathEnrol:
+			joining.ServeHTTP(w, r)
 		case strings.HasPrefix(path, "/agents/v1/"):
 			h.gateway.Handler().ServeHTTP(w, r)
 		default:

@@ -1,6 +1,7 @@
 package hub
 
 import (
+	"context"
 	"fmt"
 	"strings"
 	"time"
@@ -10,6 +11,7 @@ import (
 	"headwater.dev/hub/access"
 	"headwater.dev/hub/activity"
 	"headwater.dev/hub/auth"
+	"headwater.dev/hub/enrolment"
 	"headwater.dev/hub/limit"
 	"headwater.dev/hub/rest"
 )
@@ -78,5 +80,7 @@ func (h *Hub) govern(c *rest.Config) {
 	rights := access.New(access.Config{Store: h.store, Auth: h.auth, Canon: rest.Canon, Clock: h.config.Clock})
 	c.Gates = []auth.Gate{h.limiter.Gate, h.activity.Gate}
 	c.Locks = rights.Locks
-	c.Mounts = []rest.Mount{rights, h.activity}
+	h.enrolment = enrolment.New(enrolment.Config{Store: h.store, ExternalURL: h.url, Canon: rest.Canon, Clock: h.config.Clock, Logger: h.log,
+		Connect: func(ctx context.Context, c enrolment.Connection) error { return h.users.Connect(ctx, rest.Joining(c)) }})
+	c.Mounts = []rest.Mount{rights, h.activity, h.enrolment}
 }

@@ -13,6 +13,7 @@ const (
 	PathToken    = "/agents/v1/token"
 	PathDesired  = "/agents/v1/desired"
 	PathObserved = "/agents/v1/observed"
+	PathEnrol    = "/agents/v1/enrol"
 )
 
 // ClientAssertionType is the form value of client_assertion_type.
@@ -35,6 +36,36 @@ type Token struct {
 	TokenType   string `json:"token_type"`
 	// ExpiresIn is in seconds.
 	ExpiresIn int64 `json:"expires_in"`
+}
+
+// Enrolment is the body of PathEnrol: an agent asks to be let in.
+type Enrolment struct {
+	// Token is the enrolment token that the cluster's owner was given.
+	Token string `json:"token"`
+	// Cluster is the ARM id that the cluster asks for.
+	Cluster string `json:"cluster"`
+	// PublicKey is the base64 of a PKCS#1 DER RSA public key.
+	PublicKey string `json:"publicKey"`
+	// Proof is a JWT (RS256) signed with that key: issuer and subject are Cluster,
+	// the audience is the hub's PathEnrol, TokenHash (claim "tkh") is the hex
+	// SHA-256 of Token. It is good for five minutes.
+	Proof string `json:"proof"`
+}
+
+// States of an enrolment.
+const (
+	EnrolmentPending  = "Pending"
+	EnrolmentApproved = "Approved"
+	EnrolmentRejected = "Rejected"
+)
+
+// Enrolled is the answer of PathEnrol.
+type Enrolled struct {
+	// Name of the enrolment, for who has to approve it.
+	Name  string `json:"name"`
+	State string `json:"state"`
+	// Message is for people.
+	Message string `json:"message,omitempty"`
 }
 
 // Message is one line of the stream of PathDesired: exactly one field is set.
