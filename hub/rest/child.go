@@ -42,6 +42,9 @@ type child[P any] struct {
 	render func(c *call, v view[P]) error
 	// admit is asked before a new resource is made in a cluster.
 	admit func(c *call, cluster clusterEntry, name string) error
+	// still is asked after it was made, for what others made at the same moment: it
+	// is taken back then. It may be nil.
+	still func(c *call, cluster clusterEntry, name string) error
 	// release is asked before a resource is deleted without force.
 	release func(c *call, cluster clusterEntry, name string) error
 }
@@ -338,6 +341,9 @@ func (h child[P]) commit(c *call, w wish, was entry[P], d resource.Desired[P]) (
 	}
 	if !was.exists() {
 		if err := c.confirm(w.cluster, now.record); err != nil {
+			return was, err
+		}
+		if err := c.stands(h.still, w.cluster, now.record, d.Name); err != nil {
 			return was, err
 		}
 	}

@@ -128,7 +128,7 @@ func hideSecrets(props map[string]any) {
 // is silent or has not yet spoken of the newest change.
 func compliance(e entry[fluxProperties], o resource.FluxConfigurationObserved, cluster resource.ClusterObserved, now time.Time) string {
 	switch {
-	case resource.Connectivity(cluster, now) == resource.Offline:
+	case silent(cluster, now):
 		return resource.Unknown
 	case e.Properties.Suspend && o.AcceptedGeneration >= e.record.Generation:
 		return resource.Suspended
@@ -137,6 +137,13 @@ func compliance(e entry[fluxProperties], o resource.FluxConfigurationObserved, c
 	default:
 		return o.ComplianceState
 	}
+}
+
+// silent reports whether a cluster was not heard of for so long that what its
+// agent said last need not be so any more.
+func silent(cluster resource.ClusterObserved, now time.Time) bool {
+	state := resource.Connectivity(cluster, now)
+	return state == resource.Offline || state == resource.Expired
 }
 
 // installFlux makes the microsoft.flux extension for the first configuration of
@@ -169,5 +176,8 @@ func (s *Server) installFlux(c *call, cluster clusterEntry, _ string) error {
 	if err != nil {
 		return err
 	}
-	return c.confirm(cluster, made.record)
+	if err := c.confirm(cluster, made.record); err != nil {
+		return err
+	}
+	return c.stands(h.still, cluster, made.record, d.Name)
 }

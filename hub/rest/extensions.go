@@ -25,7 +25,7 @@ func (s *Server) extensions() child[extensionProperties] {
 		},
 		check:    s.supported,
 		progress: extensionProgress, render: renderExtension,
-		admit: s.onlyOne, release: s.noConfigurations,
+		admit: s.onlyOne, still: s.onlyOne, release: s.noConfigurations,
 	}
 }
 

@@ -90,6 +90,8 @@ func outcome(w http.ResponseWriter, err error) (int, string) {
 		return statusOf(coded.Code), coded.Code
 	case errors.As(err, &denied):
 		return denied.Status, denied.Code
+	case errors.Is(err, vault.ErrTooLarge):
+		return statusOf(arm.CodeValidationFailed), arm.CodeValidationFailed
 	case errors.Is(err, store.ErrConflict):
 		return http.StatusConflict, arm.CodeConflict
 	case errors.Is(err, store.ErrUnavailable):

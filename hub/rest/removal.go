@@ -30,11 +30,15 @@ func (h child[P]) delete(c *call) error {
 		case !was.exists():
 			return c.empty(http.StatusNoContent)
 		case force:
-			if err := h.server.vault.ForgetAll(c.ctx(), c.id.Key()); err != nil {
+			// What was read and no other, so that If-Match holds, and its own secrets
+			// only: somebody may make it again meanwhile.
+			if err := h.server.store.Delete(c.ctx(), c.id.Key(), was.record.Revision); err != nil && !errors.Is(err, store.ErrNotFound) {
 				return err
 			}
-			if err := h.server.store.Delete(c.ctx(), c.id.Key(), store.AnyRevision); err != nil && !errors.Is(err, store.ErrNotFound) {
-				return err
+			if was.ProtectedVersion != "" {
+				if err := h.server.vault.Forget(c.ctx(), c.id.Key(), was.ProtectedVersion); err != nil {
+					return err
+				}
 			}
 			return c.empty(http.StatusOK)
 		}
@@ -167,4 +171,20 @@ func (s *Server) drop(ctx context.Context, all []seen) error {
 // lost reports whether a write lost a race.
 func lost(err error) bool {
 	return errors.Is(err, store.ErrConflict) || errors.Is(err, store.ErrNotFound)
+}
+
+// stands asks whether what this call has made can be beside what others have made
+// at the same moment, and takes it back when not. Of two, both may be.
+func (c *call) stands(still func(*call, clusterEntry, string) error, cluster clusterEntry, made store.Record, name string) error {
+	if still == nil {
+		return nil
+	}
+	err := still(c, cluster, name)
+	if err == nil {
+		return nil
+	}
+	if taken := c.takeBack(made); taken != nil {
+		return taken
+	}
+	return err
 }

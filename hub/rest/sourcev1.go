@@ -106,10 +106,7 @@ func (s *Server) putSourceV1(c *call) error {
 	if err := p.Err(); err != nil {
 		return err
 	}
-	if name, err := s.fluxOf(c, cluster); err != nil || name != "" {
-		if err == nil {
-			err = arm.Errorf(arm.CodeConflict, "The cluster has the extension '%s' of type %s, and Flux v1 cannot be beside it.", name, resource.ExtensionFlux)
-		}
+	if err := s.noFlux(c, cluster, c.id.Name()); err != nil {
 		return err
 	}
 	return retry(func() error { return s.saveV1(c, cluster, props) })
@@ -142,6 +139,9 @@ func (s *Server) saveV1(c *call, cluster clusterEntry, props resource.SourceCont
 		if err := c.confirm(cluster, now.record); err != nil {
 			return err
 		}
+		if err := c.stands(s.noFlux, cluster, now.record, d.Name); err != nil {
+			return err
+		}
 	}
 	return c.answerV1(now, status)
 }
@@ -150,17 +150,28 @@ func (s *Server) deleteSourceV1(c *call) error {
 	if _, err := c.loadCluster(); err != nil {
 		return err
 	}
-	e, err := load[resource.SourceControlProperties](c.ctx(), s.store, c.id.Key())
-	switch {
-	case err != nil:
-		return err
-	case !e.exists():
-		return c.empty(http.StatusNoContent)
+	return retry(func() error {
+		e, err := load[resource.SourceControlProperties](c.ctx(), s.store, c.id.Key())
+		switch {
+		case err != nil:
+			return err
+		case !e.exists():
+			return c.empty(http.StatusNoContent)
+		}
+		if err := s.store.Delete(c.ctx(), c.id.Key(), e.record.Revision); err != nil {
+			return err
+		}
+		return c.empty(http.StatusOK)
+	})
+}
+
+// noFlux refuses a configuration of Flux v1 in a cluster that has the extension.
+func (s *Server) noFlux(c *call, cluster clusterEntry, _ string) error {
+	name, err := s.fluxOf(c, cluster)
+	if err == nil && name != "" {
+		err = arm.Errorf(arm.CodeConflict, "The cluster has the extension '%s' of type %s, and Flux v1 cannot be beside it.", name, resource.ExtensionFlux)
 	}
-	if err := s.remove(c.ctx(), c.id.Key()); err != nil {
-		return err
-	}
-	return c.empty(http.StatusOK)
+	return err
 }
 
 // noSourcesV1 refuses the extension while configurations of Flux v1 exist.
