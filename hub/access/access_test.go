@@ -226,6 +226,9 @@ func TestLocks(t *testing.T) {
 	unlock(group)
 	owner.must(200, "DELETE", id, "")
 	lock(cluster, "CanNotDelete")
+	id = group + assigned + newName() // what is locked below is not in the way of taking rights
+	owner.must(201, "PUT", id, give(auth.Reader, uuid.NewString()))
+	owner.must(200, "DELETE", id, "")
 	h.somebody(t, auth.Contributor, sub).refused("AuthorizationFailed", "DELETE", cluster+locks+"/l", "")
 	h.somebody(t, auth.Reader, sub).refused("AuthorizationFailed", "DELETE", cluster, "") // not told of locks first
 	unlock(cluster)

@@ -181,10 +181,13 @@ func (a *Access) Locks(ctx context.Context, at *auth.Attempt, next func() error)
 	if err := a.begin(ctx, at); err != nil {
 		return err
 	}
+	// What is below a scope is in the way of the scope's end, not of the end of
+	// something at it, such as a role assignment.
 	remove := at.Method == http.MethodDelete
+	whole := remove && at.Resource == ""
 	var by []string
 	err := a.eachLock(ctx, func(l lock) error {
-		if (remove || l.Level == "ReadOnly") && (auth.Within(at.Scope, l.Scope) || remove && auth.Within(l.Scope, at.Scope)) {
+		if (remove || l.Level == "ReadOnly") && (auth.Within(at.Scope, l.Scope) || whole && auth.Within(l.Scope, at.Scope)) {
 			by = append(by, l.Scope)
 		}
 		return nil
