@@ -188,6 +188,11 @@ func (d *Desk) enrol(ctx context.Context, q request) (link.Enrolled, error) {
 			return link.Enrolled{}, err
 		}
 	}
+	if err := d.allowed(ctx, t, q.id); begun && errors.As(err, &known) {
+		return tell(now), nil // the rule is of a token that is for something else by now
+	} else if err != nil {
+		return link.Enrolled{}, err
+	}
 	now, err = d.byRule(ctx, t, now)
 	return tell(now), err
 }

@@ -208,7 +208,9 @@ func (c *call) body(v any) error {
 	control := http.NewResponseController(c.w)
 	_ = control.SetReadDeadline(time.Now().Add(patience)) // a connection without deadlines goes without
 	raw, err := io.ReadAll(c.r.Body)
-	_ = control.SetReadDeadline(time.Time{})
+	if err == nil { // what is left of a body that did not come must not be waited for
+		_ = control.SetReadDeadline(time.Time{})
+	}
 	if err != nil {
 		return arm.Errorf(arm.CodeInvalidBody, "The request body could not be read.")
 	}

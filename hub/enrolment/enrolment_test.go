@@ -190,10 +190,16 @@ func TestA84OverWideScope(t *testing.T) {
 			t.Errorf("%s: %d %s", why, status, answer)
 		}
 	}
-	// A group that was made anew is another one.
+	// A group that was made anew is another one, also for what waits since before.
+	ruled := owner.issue(group, "ruled", `{"autoApprove":["auto-*"]}`)
+	owner.must(201, "PUT", group+"/providers/Microsoft.Authorization/locks/still", `{"properties":{"level":"ReadOnly"}}`)
+	waits := h.agent(t, 2, group+clusters+"auto-1")
+	waits.wants(ruled, link.EnrolmentPending, "the rule cannot act in a locked group")
+	owner.must(200, "DELETE", group+"/providers/Microsoft.Authorization/locks/still", "")
 	owner.must(200, "DELETE", group, "")
 	owner.must(201, "PUT", group, `{"location":"local"}`)
 	h.agent(t, 1, group+clusters+"edge-7").wants(token, "EnrolmentNotAllowed", "a group made anew")
+	waits.wants(ruled, link.EnrolmentPending, "a rule of the former group")
 }
 
 func TestA84Rights(t *testing.T) {
