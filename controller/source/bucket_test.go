@@ -16,6 +16,8 @@ import (
 	sourcev1 "github.com/fluxcd/source-controller/api/v1"
 	"github.com/google/go-cmp/cmp"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"headwater.dev/kernel/host"
 )
 
 // s3 is the part of an S3 server that a reader needs: it lists in pages and
@@ -202,7 +204,7 @@ func TestBucketIdentity(t *testing.T) {
 		o := newBucket("b", c.endpoint, func(b *sourcev1.Bucket) {
 			b.Spec.Endpoint, b.Spec.Insecure, b.Spec.ServiceAccountName = c.endpoint, false, c.account
 		})
-		shown, err := identified(c.provider, o)
+		shown, err := (&loops{host: &host.Host{}}).identified(c.provider, o)
 		if shown != c.shown || (err != nil) != c.refused || err != nil && !strings.Contains(err.Error(), "spec.endpoint") {
 			t.Errorf("%s: shown %v, %v", name, shown, err)
 		}

@@ -146,7 +146,7 @@ func (l *loops) ldap(ctx context.Context, o *sourcev1.Bucket, a access) (bucket.
 
 func (l *loops) googleDriver(ctx context.Context, o *sourcev1.Bucket, a access) (bucket.Driver, error) {
 	if a.keys.Data == nil {
-		shown, err := identified(cloud.GCP, o)
+		shown, err := l.identified(cloud.GCP, o)
 		if err != nil {
 			return nil, err
 		}
@@ -169,13 +169,18 @@ func (l *loops) googleDriver(ctx context.Context, o *sourcev1.Bucket, a access) 
 
 func (l *loops) azureDriver(ctx context.Context, o *sourcev1.Bucket, a access) (bucket.Driver, error) {
 	if a.keys.Data != nil {
+		if len(a.keys.Data["tenantId"]) == 0 && len(a.keys.Data["clientId"]) > 0 { // an identity of the node
+			if err := l.ownIdentity("", o.Spec.ProxySecretRef != nil || o.Spec.CertSecretRef != nil); err != nil {
+				return nil, err
+			}
+		}
 		d, err := bucket.NewAzure(a.config, a.keys.Data, nil)
 		if err != nil && !errors.Is(err, bucket.ErrConfig) {
 			err = badSecret(fmt.Errorf("invalid '%s' secret data: %w", a.keys.Ref, err))
 		}
 		return d, err
 	}
-	shown, err := identified(cloud.Azure, o)
+	shown, err := l.identified(cloud.Azure, o)
 	if err != nil {
 		return nil, err
 	}
@@ -197,7 +202,7 @@ func (l *loops) azureDriver(ctx context.Context, o *sourcev1.Bucket, a access) (
 // identified reports whether the endpoint is shown an identity of the cloud. A
 // storage that is not the provider's is read as nobody, unless the bucket names
 // a service account to read it as.
-func identified(provider string, o *sourcev1.Bucket) (bool, error) {
+func (l *loops) identified(provider string, o *sourcev1.Bucket) (bool, error) {
 	raw := o.Spec.Endpoint
 	if !strings.Contains(raw, "://") {
 		raw = map[bool]string{true: "http://", false: "https://"}[o.Spec.Insecure] + raw
@@ -210,5 +215,8 @@ func identified(provider string, o *sourcev1.Bucket) (bool, error) {
 	if err != nil && o.Spec.ServiceAccountName != "" {
 		return false, phase.Stalled(sourcev1.InvalidProviderConfigurationReason, fmt.Errorf("spec.endpoint: %w: use spec.secretRef for other storages", err))
 	}
-	return err == nil, nil
+	if err != nil {
+		return false, nil
+	}
+	return true, l.ownIdentity(o.Spec.ServiceAccountName, o.Spec.ProxySecretRef != nil || o.Spec.CertSecretRef != nil)
 }

@@ -74,3 +74,14 @@ func (l *loops) secret(ctx context.Context, obj client.Object, name string) (sec
 func badSecret(err error) error {
 	return phase.Stalled(sourcev1.AuthenticationFailedReason, fmt.Errorf("failed to get authentication: %w", err))
 }
+
+// ownIdentity refuses to show the process's own cloud identity through a proxy,
+// or to a certificate authority, that an object brings: together they read what
+// is sent to the cloud. Whoever names a service account shows that one's.
+func (l *loops) ownIdentity(account string, brings bool) error {
+	if account != "" || !brings || !l.host.Options.NoCrossNamespaceRefs || l.host.Options.SharedSourceIdentity {
+		return nil
+	}
+	return phase.Stalled(sourcev1.InvalidProviderConfigurationReason, errors.New("spec.provider: the controllers' own identity is not shown "+
+		"through a proxy or to a certificate authority of the object: set spec.serviceAccountName, or leave them out (or run the controllers with --shared-source-identity)"))
+}

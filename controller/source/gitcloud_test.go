@@ -25,6 +25,9 @@ import (
 
 	"github.com/fluxcd/pkg/apis/meta"
 	sourcev1 "github.com/fluxcd/source-controller/api/v1"
+
+	"headwater.dev/kernel/host"
+	"headwater.dev/kernel/secret"
 )
 
 const codeCommit = "git-codecommit.us-east-1.amazonaws.com"
@@ -201,5 +204,57 @@ func testAzureDevOps(t *testing.T, w *world) {
 	w.failing(thief, sourcev1.InvalidProviderConfigurationReason, "shown to nobody but Azure DevOps")
 	if before == 0 || asked.Load() != before {
 		t.Errorf("the token was shown %d times to Azure DevOps, and %d times to another server", before, asked.Load()-before)
+	}
+}
+
+// TestOwnIdentity shows that in lockdown nobody can look at the tokens of the
+// controllers' own identity by a proxy and a certificate authority of his.
+func TestOwnIdentity(t *testing.T) {
+	ref := &meta.LocalObjectReference{Name: "x"}
+	lockdown := host.Options{NoCrossNamespaceRefs: true}
+	git := func(l *loops) error {
+		s := &gitScope{obj: &sourcev1.GitRepository{}}
+		s.obj.Spec.URL, s.obj.Spec.Provider, s.creds.CA = "https://dev.azure.com/o/p/_git/r", sourcev1.GitProviderAzure, []byte("ca")
+		return (&gitLoop{loops: l}).login(t.Context(), s, secret.Secret{})
+	}
+	registry := func(d door) func(*loops) error {
+		return func(l *loops) error {
+			_, err := l.registryOptions(t.Context(), &sourcev1.OCIRepository{}, d)
+			return err
+		}
+	}
+	storage := func(l *loops) error {
+		b := newBucket("b", "", func(b *sourcev1.Bucket) {
+			b.Spec.Endpoint, b.Spec.Insecure, b.Spec.ProxySecretRef = "https://a.blob.core.windows.net", false, ref
+		})
+		_, err := l.azureDriver(t.Context(), b, access{})
+		return err
+	}
+	node := func(l *loops) error {
+		b := newBucket("b", "", func(b *sourcev1.Bucket) { b.Spec.CertSecretRef = ref })
+		_, err := l.azureDriver(t.Context(), b, access{keys: secret.Secret{Data: map[string][]byte{"clientId": []byte("c")}}})
+		return err
+	}
+	for name, show := range map[string]func(*loops) error{
+		"git": git, "storage": storage, "node": node,
+		"registry by proxy":     registry(door{url: "oci://a.azurecr.io/x", provider: "azure", proxy: ref}),
+		"registry by authority": registry(door{url: "oci://a.azurecr.io/x", provider: "azure", cert: ref}),
+	} {
+		if err := show(&loops{host: &host.Host{Options: lockdown}}); err == nil || !strings.Contains(err.Error(), "own identity is not shown") {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	shared := lockdown
+	shared.SharedSourceIdentity = true
+	for name, c := range map[string]struct {
+		options host.Options
+		account string
+		brings  bool
+	}{
+		"nothing brought": {lockdown, "", false}, "somebody else": {lockdown, "reader", true}, "one tenant": {host.Options{}, "", true}, "allowed": {shared, "", true},
+	} {
+		if err := (&loops{host: &host.Host{Options: c.options}}).ownIdentity(c.account, c.brings); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
 	}
 }

@@ -140,6 +140,9 @@ func (g *gitLoop) login(ctx context.Context, s *gitScope, data secret.Secret) er
 	case provider == sourcev1.GitProviderGitHub:
 		return g.githubLogin(ctx, s, data)
 	}
+	if err := g.ownIdentity(o.Spec.ServiceAccountName, s.creds.Proxy != nil || len(s.creds.CA) > 0); err != nil {
+		return err
+	}
 	login, err := g.clouds.Git(ctx, provider, u, g.clouds.Options(o, o.Spec.ServiceAccountName, s.creds.Proxy)...)
 	if errors.Is(err, cloud.ErrUnsupported) {
 		return invalid("spec.provider: %w", err)

@@ -67,6 +67,8 @@ func TestLoops(t *testing.T) {
 	kubetest.CRDs(t, c, "flux")
 	p := launch(t, c)
 	for name, test := range map[string]func(*testing.T, *world){
+		"A08MetadataServices":               testA08MetadataServices,
+		"RetryAfter":                        testRetryAfter,
 		"Bucket":                            testBucket,
 		"GitAzureDevOps":                    testAzureDevOps,
 		"GitCodeCommit":                     testCodeCommit,
@@ -117,7 +119,7 @@ func launch(t *testing.T, c *kubetest.Cluster) *process {
 		Namespace: "flux-system", WatchAllNamespaces: true, MetricsAddr: "0", HealthAddr: "0",
 		NoCrossNamespaceRefs: true, DefaultServiceAccount: "flux-applier", Concurrent: 4,
 		RequeueDependency: 30 * time.Second, MinRetryDelay: 50 * time.Millisecond, MaxRetryDelay: time.Minute,
-		StoragePath: p.storage, StorageAddr: p.addr, StorageAdvAddr: p.addr, LoopbackProxies: true,
+		StoragePath: p.storage, StorageAddr: p.addr, StorageAdvAddr: p.addr, LoopbackProxies: true, SharedSourceIdentity: true,
 	})
 	if err != nil {
 		t.Fatal(err)

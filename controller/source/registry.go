@@ -37,6 +37,12 @@ type door struct {
 // registryOptions reads the credentials that a specification names.
 func (l *loops) registryOptions(ctx context.Context, obj client.Object, d door) (oci.Options, error) {
 	o := oci.Options{Insecure: d.insecure, LoopbackProxy: l.host.Options.LoopbackProxies}
+	identity := d.provider != "" && d.provider != sourcev1.GenericOCIProvider
+	if identity && d.secret == nil {
+		if err := l.ownIdentity(d.serviceAccount, d.cert != nil || d.proxy != nil); err != nil {
+			return o, err
+		}
+	}
 	names, err := l.pullSecrets(ctx, obj, d)
 	if err != nil {
 		return o, err
@@ -58,7 +64,7 @@ func (l *loops) registryOptions(ctx context.Context, obj client.Object, d door) 
 			return o, err
 		}
 	}
-	if len(o.Registries) == 0 && d.provider != "" && d.provider != sourcev1.GenericOCIProvider {
+	if len(o.Registries) == 0 && identity {
 		login, err := l.host.Cloud.Registry(ctx, d.provider, d.url, l.host.Cloud.Options(obj, d.serviceAccount, o.Proxy)...)
 		if err != nil {
 			return o, cloudFailed(err)

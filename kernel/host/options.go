@@ -32,6 +32,13 @@ type Options struct {
 	NoCrossNamespaceRefs  bool
 	DefaultServiceAccount string
 	NoRemoteBases         bool
+	// DefaultDecryptionServiceAccount and DefaultKubeConfigServiceAccount are who
+	// asks clouds, for decryption and for remote clusters, when nobody is named.
+	// With neither, in lockdown, nobody does, unless SharedDecryptionIdentity
+	// lets everybody decrypt as the process.
+	DefaultDecryptionServiceAccount string
+	DefaultKubeConfigServiceAccount string
+	SharedDecryptionIdentity        bool
 
 	// Concurrent is the number of workers of each kind. Workers never wait, so
 	// it bounds CPU use, not the number of objects in progress.
@@ -53,6 +60,10 @@ type Options struct {
 	// Helm repository may lead to although their addresses are not public.
 	PrivateChartHosts []string
 
+	// SharedSourceIdentity lets sources show the process's own cloud identity
+	// through proxies and to certificate authorities that they bring themselves,
+	// also in lockdown.
+	SharedSourceIdentity bool
 	// LoopbackProxies lets sources use a proxy on the controllers' own machine.
 	LoopbackProxies bool
 
@@ -94,6 +105,9 @@ func (o *Options) BindFlags(f *pflag.FlagSet) {
 	f.BoolVar(&o.NoCrossNamespaceRefs, "no-cross-namespace-refs", true, "Refuse references to objects in another namespace.")
 	f.StringVar(&o.DefaultServiceAccount, "default-service-account", "flux-applier", "Service account to act as for objects that name none.")
 	f.BoolVar(&o.NoRemoteBases, "no-remote-bases", true, "Refuse Kustomize bases from outside the artifact.")
+	f.StringVar(&o.DefaultDecryptionServiceAccount, "default-decryption-service-account", "", "Service account whose cloud identity decrypts for Kustomizations without spec.decryption.serviceAccountName.")
+	f.StringVar(&o.DefaultKubeConfigServiceAccount, "default-kubeconfig-service-account", "", "Service account whose cloud identity is used for ConfigMaps of spec.kubeConfig without serviceAccountName.")
+	f.BoolVar(&o.SharedDecryptionIdentity, "shared-decryption-identity", false, "Let Kustomizations decrypt with the controllers' own cloud identity although cross-namespace references are refused.")
 	f.IntVar(&o.Concurrent, "concurrent", 8, "Workers of each kind.")
 	f.DurationVar(&o.RequeueDependency, "requeue-dependency", 30*time.Second, "Longest time until a dependency is looked at again, should its watch fail.")
 	f.DurationVar(&o.MinRetryDelay, "min-retry-delay", 750*time.Millisecond, "First delay after a failure.")
@@ -102,6 +116,7 @@ func (o *Options) BindFlags(f *pflag.FlagSet) {
 	f.StringSliceVar(&o.VaultAddresses, "vault-addresses", nil, "Addresses of HashiCorp Vault that encrypted files may name; all but those of the machine itself when empty.")
 	f.BoolVar(&o.StrictSubstitution, "strict-substitution", false, "Refuse variables that are not set and have no default.")
 	f.StringSliceVar(&o.PrivateChartHosts, "private-chart-hosts", nil, "Hosts with private addresses that indexes of Helm repositories may lead to.")
+	f.BoolVar(&o.SharedSourceIdentity, "shared-source-identity", false, "Let sources use the controllers' own cloud identity through a proxy or with a certificate authority of their own although cross-namespace references are refused.")
 	f.BoolVar(&o.LoopbackProxies, "loopback-proxies", false, "Let sources use a proxy on the controllers' own machine.")
 	f.StringVar(&o.SigstoreRoot, "sigstore-trusted-root", "", "File with a trusted_root.json that keyless signatures are checked against; Sigstore's public instance when empty.")
 	f.StringVar(&o.StoragePath, "storage-path", env("STORAGE_PATH", filepath.Join(os.TempDir(), "headwater-storage")), "Directory of artifacts and repository mirrors.")
