@@ -28,6 +28,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"headwater.dev/dev/kubetest"
+	"headwater.dev/dev/registry"
 	"headwater.dev/kernel/host"
 )
 
@@ -76,6 +77,7 @@ func TestStorage(t *testing.T) {
 	t.Run("WarmRestartFetchesNothing", func(t *testing.T) { testWarmRestart(t, c) })
 	t.Run("FullDiskIsSaidAndRecoveredFrom", func(t *testing.T) { testFullDisk(t, c) })
 	t.Run("NoOutputShowsASecret", func(t *testing.T) { testCanary(t, c) })
+	t.Run("A07ProxiesOnThisMachine", func(t *testing.T) { testA07Proxies(t, c) })
 	t.Run("RealStorages", func(t *testing.T) { testRealStorages(t, c) })
 	t.Run("OldVersionsWarn", func(t *testing.T) { testOldVersions(t, c) })
 }
@@ -185,6 +187,7 @@ func testCanary(t *testing.T, c *kubetest.Cluster) {
 		"docker": {".dockerconfigjson", string(docker)}, "baddocker": {".dockerconfigjson", canary}, "azure": {"accountKey", canary}, "sas": {"sasKey", "sig=" + canary},
 		"principal": {"tenantId", "t", "clientId", "c", "clientCertificate", canary}, "gcp": {"serviceaccount", `{"type":"service_account","private_key":"` + canary + `","client_email":"x"}`},
 		"githubapp": {"githubAppID", "1", "githubAppInstallationID", "1", "githubAppPrivateKey", canary}, "pub": {"cosign.pub", canary, "author.pub", canary},
+		"trust": {trustedRootKey, canary}, "policy": {policyKey, canary, "a.crt", canary}, "nocert": {policyKey, notationPolicy, "a.crt", canary},
 	} {
 		w.secret(name, pairs...)
 	}
@@ -216,6 +219,35 @@ func testCanary(t *testing.T, c *kubetest.Cluster) {
 		o.Name = s
 		add(o)
 	}
+	// What verifies is public, but whoever mixes Secrets up shall not publish one.
+	reg, err := registry.Start(registry.Config{Dir: t.TempDir()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer reg.Close()
+	signed := push(t, reg, "signed:1", layerOf(packed(t, "a.yaml", "a: 1\n"), fluxLayer))
+	newSigner(t).sign(t, reg, "signed", signed)
+	for name, v := range map[string]sourcev1.OCIRepositoryVerification{
+		"pub": {Provider: "cosign", SecretRef: ref("pub")}, "trust": {Provider: "cosign", TrustedRootSecretRef: ref("trust")},
+		"policy": {Provider: "notation", SecretRef: ref("policy")}, "nocert": {Provider: "notation", SecretRef: ref("nocert")},
+	} {
+		o := &sourcev1.OCIRepository{Spec: sourcev1.OCIRepositorySpec{URL: reg.OCIURL("signed"), Interval: hour, Insecure: true, Verify: &v, Reference: &sourcev1.OCIRepositoryRef{Tag: "1"}}}
+		o.Name = "verify-" + name
+		add(o)
+	}
+	w.newRepository("unsigned", false)
+	w.commit("unsigned", map[string]string{"a.yaml": "a: 1\n"})
+	v := &sourcev1.GitRepository{Spec: sourcev1.GitRepositorySpec{URL: w.git.URL("unsigned"), Interval: hour, Reference: &sourcev1.GitRepositoryRef{Branch: "main"},
+		Verification: &sourcev1.GitRepositoryVerification{Mode: sourcev1.ModeGitHEAD, SecretRef: *ref("pub")}}}
+	v.Name = "verify"
+	add(v)
+	registries := &sourcev1.HelmRepository{Spec: sourcev1.HelmRepositorySpec{URL: reg.OCIURL(""), Type: sourcev1.HelmRepositoryTypeOCI, Insecure: true, Interval: hour, SecretRef: ref("baddocker")}}
+	registries.Name = "registry"
+	w.create(registries)
+	c1 := &sourcev1.HelmChart{Spec: sourcev1.HelmChartSpec{Chart: "signed", SourceRef: sourcev1.LocalHelmChartSourceReference{Kind: sourcev1.HelmRepositoryKind, Name: "registry"}, Interval: hour,
+		Verify: &sourcev1.HelmChartVerification{Provider: "cosign", SecretRef: ref("pub")}}}
+	c1.Name = "verify"
+	add(c1)
 	add(newBucket("good", storage.URL, nil))
 	add(newBucket("refused", remote.URL, nil))
 	for provider, secrets := range map[string][]string{"azure": {"azure", "sas", "principal"}, "gcp": {"gcp"}, "generic": {"basic"}} {

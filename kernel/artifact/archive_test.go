@@ -125,7 +125,7 @@ func rawTar(t testing.TB, headers ...tar.Header) []byte {
 	return buf.Bytes()
 }
 
-func TestExtractRefusesAttacks(t *testing.T) {
+func TestA20ExtractRefusesAttacks(t *testing.T) {
 	reg := func(name string, size int64) tar.Header {
 		return tar.Header{Name: name, Typeflag: tar.TypeReg, Size: size}
 	}
@@ -212,7 +212,7 @@ func assertContained(t *testing.T, outer string) {
 	}
 }
 
-func TestExtractStopsBombsEarly(t *testing.T) {
+func TestA21ExtractStopsBombsEarly(t *testing.T) {
 	var buf bytes.Buffer
 	gz := gzip.NewWriter(&buf)
 	tw := tar.NewWriter(gz)

@@ -288,7 +288,7 @@ func TestReaderExtractsOncePerDigest(t *testing.T) {
 	}
 }
 
-func TestReaderRefusesWrongContent(t *testing.T) {
+func TestA29ReaderRefusesWrongContent(t *testing.T) {
 	good := archive(t, "a.yaml", "a: 1\n")
 	s := open(t, Options{})
 	a := publish(t, s, "a.tar.gz", string(good))

@@ -68,8 +68,8 @@ func zipped(parts ...[]byte) []byte {
 	return buf.Bytes()
 }
 
-// TestExtractRefusesRawAttacks are archives that no ordinary program makes.
-func TestExtractRefusesRawAttacks(t *testing.T) {
+// TestA20ExtractRefusesRawAttacks are archives that no ordinary program makes.
+func TestA20ExtractRefusesRawAttacks(t *testing.T) {
 	sparse := header("sparse", tar.TypeGNUSparse, 512, func(h []byte) {
 		copy(h[386:], "00000000000\x0000000001000\x00")
 		copy(h[483:], "77777777777\x00")
@@ -132,7 +132,7 @@ func (e endless) Read(p []byte) (int, error) {
 	return 1, nil
 }
 
-func TestExtractEndsInTime(t *testing.T) {
+func TestA21ExtractEndsInTime(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
 	defer cancel()
 	var gz bytes.Buffer
@@ -241,9 +241,9 @@ func TestServeRangesAndHeads(t *testing.T) {
 	}
 }
 
-// TestReaderDoesNotAskMetadataServices gives it the artifact of somebody who may
+// TestA01ReaderDoesNotAskMetadataServices gives it the artifact of somebody who may
 // write any URL into the status of an ExternalArtifact.
-func TestReaderDoesNotAskMetadataServices(t *testing.T) {
+func TestA01ReaderDoesNotAskMetadataServices(t *testing.T) {
 	s := open(t, Options{})
 	a := publish(t, s, "a.tar.gz", "x")
 	r := NewReader(nil, t.TempDir(), nil)

@@ -13,6 +13,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/netip"
+	"net/url"
 	"runtime"
 	"strings"
 	"sync/atomic"
@@ -337,9 +338,9 @@ type neverEnding struct{}
 
 func (neverEnding) Read(p []byte) (int, error) { return len(p), nil }
 
-// TestServerCannotSwapTheCommitOfATag has a server that says of a signed tag
+// TestA29ServerCannotSwapTheCommitOfATag has a server that says of a signed tag
 // that it leads to another commit than it does.
-func TestServerCannotSwapTheCommitOfATag(t *testing.T) {
+func TestA29ServerCannotSwapTheCommitOfATag(t *testing.T) {
 	f := serve(t, false)
 	one := f.commit("public", "main", map[string]string{"v": "1"})
 	dir := f.clone()
@@ -371,5 +372,30 @@ func TestServerCannotSwapTheCommitOfATag(t *testing.T) {
 	_, s, err := m.Update(t.Context(), liar, Reference{Tag: "v1"}, func(Target) bool { return false })
 	if s != nil || !errors.Is(err, ErrProtocol) || !strings.Contains(err.Error(), "does not lead to commit") {
 		t.Errorf("%v, %v", s, err)
+	}
+}
+
+// TestA07LoopbackProxy shows that nothing on our own machine is asked because a
+// tenant calls it a proxy.
+func TestA07LoopbackProxy(t *testing.T) {
+	asked := atomic.Int32{}
+	inside := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { asked.Add(1) }))
+	defer inside.Close()
+	f := serve(t, false)
+	ssh := Credentials{Identity: f.keys["ed25519"], KnownHosts: []byte(f.KnownHosts())}
+	for _, address := range []string{inside.URL, strings.Replace(inside.URL, "127.0.0.1", "localhost", 1), strings.Replace(inside.URL, "http:", "socks5:", 1), "http://169.254.169.254:80"} {
+		u, err := url.Parse(address)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for raw, c := range map[string]Credentials{"https://git.example/x": {}, "http://git.example/x": {}, f.SSHURL("public"): ssh} {
+			c.Proxy = u
+			if err, _ := try(t, raw, c, 10*time.Second); err == nil || u.Scheme == "http" && !errors.Is(err, ErrAddress) {
+				t.Errorf("%s by way of %s: %v", raw, address, err)
+			}
+		}
+	}
+	if n := asked.Load(); n != 0 {
+		t.Errorf("the service on this machine was asked %d times", n)
 	}
 }

@@ -30,7 +30,7 @@ var (
 	// must not be asked.
 	ErrAddress = errors.New("it leads to an address that is not asked")
 	// ErrProxy says that a proxy is on this very machine.
-	ErrProxy = errors.New("the proxy is on the controller's own machine, which is refused")
+	ErrProxy = errors.New("the proxy is on the controllers' own machine, which is refused (--loopback-proxies allows it)")
 	// ErrDowngrade says that a registry leads from https to http.
 	ErrDowngrade = errors.New("it leads from https to http, which is refused")
 	// ErrRealm says that a registry wants to see credentials at a place that is

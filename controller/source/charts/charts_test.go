@@ -241,3 +241,15 @@ func TestRefusePrivate(t *testing.T) {
 		}
 	}
 }
+
+func TestA08MetadataServices(t *testing.T) {
+	for address, refused := range map[string]bool{
+		"169.254.169.254": true, "::ffff:169.254.169.254": true, "fe80::1": true, "fd00:ec2::254": true, "0.0.0.0": true, "224.0.0.1": true,
+		"127.0.0.1": false, "10.0.0.1": false, "fd00::1": false, "8.8.8.8": false,
+	} {
+		err := refuseMetadata("tcp", netip.AddrPortFrom(netip.MustParseAddr(address), 80).String(), nil)
+		if (err != nil) != refused {
+			t.Errorf("%s: %v", address, err)
+		}
+	}
+}

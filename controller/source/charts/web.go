@@ -101,7 +101,7 @@ func refuseMetadata(_, address string, _ syscall.RawConn) error {
 	if err != nil {
 		return ErrPrivate
 	}
-	if a := ap.Addr().Unmap(); !a.IsLoopback() && !a.IsGlobalUnicast() {
+	if a := ap.Addr().Unmap(); !a.IsLoopback() && !a.IsGlobalUnicast() || a == netip.MustParseAddr("fd00:ec2::254") {
 		return ErrPrivate
 	}
 	return nil

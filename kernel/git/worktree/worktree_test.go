@@ -195,8 +195,8 @@ func TestSubmodulesGetNoCredentialsElsewhere(t *testing.T) {
 	}
 }
 
-// TestHostileSubmodules tries what submodules were abused for.
-func TestHostileSubmodules(t *testing.T) {
+// TestA27HostileSubmodules tries what submodules were abused for.
+func TestA27HostileSubmodules(t *testing.T) {
 	f := serve(t)
 	lib := f.push("lib", false, map[string]string{"x": "1"})
 	for name, url := range map[string]string{
