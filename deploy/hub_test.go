@@ -2,18 +2,23 @@ package deploy_test
 
 import (
 	"fmt"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
 
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
+	networkingv1 "k8s.io/api/networking/v1"
 	policyv1 "k8s.io/api/policy/v1"
 	kresource "k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"headwater.dev/deploy"
 	"headwater.dev/dev/kubetest"
+	"headwater.dev/hub"
+	"headwater.dev/hub/auth"
 	"headwater.dev/kernel/release"
 )
 
@@ -90,6 +95,59 @@ func TestHubReplicasNeedWhatTheyShare(t *testing.T) {
 	} {
 		if _, err := render(t, deploy.ChartHub, values); err == nil || !strings.Contains(err.Error(), "keysSecret") {
 			t.Errorf("%s: %v", why, err)
+		}
+	}
+}
+
+// TestHubPeople gives the chart all that says who is let in and how much each may
+// ask, and the program what the chart makes of it.
+func TestHubPeople(t *testing.T) {
+	objects := mustRender(t, deploy.ChartHub, map[string]any{
+		"oidc": map[string]any{"issuers": []any{
+			map[string]any{"url": "https://a.example", "audiences": []any{"x"}, "claims": map[string]any{"team": "ops"}},
+			map[string]any{"url": "https://b.example/c", "audiences": []any{"y"}, "ca": "-----BEGIN CERTIFICATE-----\n"}}},
+		"limits":    map[string]any{"reads": map[string]any{"perSecond": 0}, "address": map[string]any{"perSecond": 2500000, "burst": 7}, "writes": nil},
+		"activity":  map[string]any{"retention": "48h", "max": 5},
+		"extraArgs": []any{"--unregistered"}, "service": map[string]any{"type": "LoadBalancer"},
+	})
+	set := object[*appsv1.StatefulSet](t, objects, "StatefulSet/r")
+	serve, _, err := hub.NewCommand("1").Find([]string{"serve"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := serve.ParseFlags(set.Spec.Template.Spec.Containers[0].Args[1:]); err != nil {
+		t.Fatal(err)
+	}
+	for name, want := range map[string]string{"oidc-issuers": "/issuers/issuers.json", "limit-reads": "0", "limit-address": "2.5e+06", "limit-address-burst": "7",
+		"limit-writes": "250", "limit-deletes-burst": "20000", "activity-retention": "48h0m0s", "activity-max": "5", "unregistered": "true"} {
+		if got := serve.Flag(name).Value.String(); got != want {
+			t.Errorf("--%s is %s, want %s", name, got, want)
+		}
+	}
+	files := object[*corev1.ConfigMap](t, objects, "ConfigMap/r-issuers").Data
+	list := filepath.Join(t.TempDir(), "issuers.json")
+	if err := os.WriteFile(list, []byte(files["issuers.json"]), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	issuers, err := auth.ReadIssuers(list)
+	if err != nil || len(issuers) != 2 || issuers[0].Claims["team"] != "ops" || issuers[1].CAFile != "/issuers/ca-1.crt" || files["ca-1.crt"] == "" {
+		t.Errorf("issuers: %+v %v, files %v", issuers, err, files)
+	}
+	if s := object[*corev1.Service](t, objects, "Service/r"); s.Spec.ExternalTrafficPolicy != corev1.ServiceExternalTrafficPolicyLocal {
+		t.Errorf("addresses of clients are lost: %q", s.Spec.ExternalTrafficPolicy)
+	}
+	if p := object[*networkingv1.NetworkPolicy](t, objects, "NetworkPolicy/r"); len(p.Spec.Egress) == 0 {
+		t.Error("the hub may not ask its issuers")
+	}
+	for why, values := range map[string]map[string]any{
+		"an issuer without TLS":      {"oidc": map[string]any{"issuers": []any{map[string]any{"url": "http://a", "audiences": []any{"x"}}}}},
+		"an issuer for everybody":    {"oidc": map[string]any{"issuers": []any{map[string]any{"url": "https://a"}}}},
+		"a limit that is not known":  {"limits": map[string]any{"posts": map[string]any{"burst": 1}}},
+		"a limit that lets none in":  {"limits": map[string]any{"reads": map[string]any{"burst": 0}}},
+		"a retention without a unit": {"activity": map[string]any{"retention": "90"}},
+	} {
+		if _, err := render(t, deploy.ChartHub, values); err == nil {
+			t.Errorf("%s: accepted", why)
 		}
 	}
 }
