@@ -41,6 +41,17 @@ type chartScope struct {
 	// none.
 	source sourcev1.Source
 	plan   plan
+	// verified is what the check of the chart's signature came to.
+	verified verdict
+}
+
+// stored reports whether the stored chart is the wanted one. One whose
+// signature was not checked before is not: what is stored in its version may
+// have come from elsewhere.
+func (s *chartScope) stored() bool {
+	o := s.obj
+	return o.Status.Artifact.HasRevision(s.plan.version) && o.Status.ObservedGeneration == o.Generation && o.Status.ObservedChartName == s.plan.name &&
+		s.verified != newlyGood
 }
 
 // plan is which version of the chart is wanted, and how it is made.
@@ -192,7 +203,8 @@ func (l *loops) chartVerify(ctx context.Context, s *chartScope, repo *sourcev1.H
 	if !isOCI(repo) {
 		return phase.Stalled(chartVerificationError, errors.New("spec.verify: signatures are checked of charts from a HelmRepository of type oci only"))
 	}
-	checked, err := l.verifyChart(ctx, o, repo, found)
+	verdict, err := l.verifyChart(ctx, o, repo, found)
+	s.verified = verdict
 	switch {
 	case err != nil:
 		err = fmt.Errorf("chart verification error: %w", err)
@@ -200,7 +212,7 @@ func (l *loops) chartVerify(ctx context.Context, s *chartScope, repo *sourcev1.H
 		e := phase.Classify(err)
 		e.Reason = chartVerificationError
 		return e
-	case checked:
+	case verdict != unchecked:
 		conditions.MarkTrue(o, sourcev1.SourceVerifiedCondition, meta.SucceededReason, "verified signature of version %s", found.version)
 	default:
 		conditions.Delete(o, sourcev1.SourceVerifiedCondition)
@@ -288,7 +300,7 @@ func (l *loops) chartBuild(ctx context.Context, s *chartScope) error {
 	o := s.obj
 	stored := conditions.Get(o, sourcev1.ArtifactInStorageCondition)
 	reason, message := sourcev1.ChartPullSucceededReason, fmt.Sprintf("pulled '%s' chart with version '%s'", s.plan.name, s.plan.version)
-	if o.Status.Artifact.HasRevision(s.plan.version) && o.Status.ObservedGeneration == o.Generation && o.Status.ObservedChartName == s.plan.name && stored != nil {
+	if s.stored() && stored != nil {
 		reason, message = stored.Reason, stored.Message
 	} else {
 		build, cancel := context.WithTimeout(ctx, packTimeout)
@@ -301,6 +313,7 @@ func (l *loops) chartBuild(ctx context.Context, s *chartScope) error {
 			File: fmt.Sprintf("%s-%s.tgz", path0(s.plan.name), s.plan.version), Latest: "latest.tar.gz", Revision: s.plan.version, Write: m.write,
 		})
 		if err != nil {
+			s.unverify()
 			return storageFailed(o, sourcev1.ArchiveOperationFailedReason, err)
 		}
 		if m.packaged {
@@ -322,8 +335,16 @@ func (l *loops) chartBuild(ctx context.Context, s *chartScope) error {
 	return l.stored(&s.base, reason, message)
 }
 
+// unverify has the signature checked again, since what it is of was not stored.
+func (s *chartScope) unverify() {
+	if s.verified == newlyGood {
+		conditions.Delete(s.obj, sourcev1.SourceVerifiedCondition)
+	}
+}
+
 // chartFailed sets the condition that fits the error.
 func (s *chartScope) chartFailed(err error) error {
+	s.unverify()
 	e := phase.Classify(err)
 	failed, other := sourcev1.FetchFailedCondition, sourcev1.BuildFailedCondition
 	switch e.Reason {

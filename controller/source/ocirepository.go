@@ -116,12 +116,12 @@ func (l *loops) ociVerify(ctx context.Context, s *ociScope, p pinned) error {
 		conditions.Delete(o, sourcev1.SourceVerifiedCondition)
 		return nil
 	}
-	checked, err := l.checkSignature(ctx, o, p.repo, p.digest, ociTrust(o.Spec.Verify))
+	verdict, err := l.checkSignature(ctx, o, p.repo, p.digest, ociTrust(o.Spec.Verify))
 	switch {
 	case err != nil:
 		conditions.MarkFalse(o, sourcev1.SourceVerifiedCondition, sourcev1.VerificationError, "%s", err)
 		return err
-	case checked:
+	case verdict != unchecked:
 		conditions.MarkTrue(o, sourcev1.SourceVerifiedCondition, meta.SucceededReason, "verified signature of revision %s", p.revision)
 	default:
 		conditions.Delete(o, sourcev1.SourceVerifiedCondition)

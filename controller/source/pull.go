@@ -131,15 +131,15 @@ func (l *loops) findInRegistry(ctx context.Context, repo *sourcev1.HelmRepositor
 
 // verifyChart checks the signature of what a version's tag leads to now, and
 // makes that the chart that is pulled, wherever the tag leads later.
-func (l *loops) verifyChart(ctx context.Context, o *sourcev1.HelmChart, repo *sourcev1.HelmRepository, found *remoteChart) (bool, error) {
+func (l *loops) verifyChart(ctx context.Context, o *sourcev1.HelmChart, repo *sourcev1.HelmRepository, found *remoteChart) (verdict, error) {
 	r, err := l.helmRegistry(ctx, repo, o.Spec.Chart)
 	if err != nil {
-		return false, err
+		return unchecked, err
 	}
 	defer r.Close()
 	digest, err := r.Resolve(ctx, strings.ReplaceAll(found.version, "+", "_"))
 	if err != nil {
-		return false, pullFailed(err)
+		return unchecked, pullFailed(err)
 	}
 	found.pull = func(ctx context.Context) ([]byte, error) { return l.pullFromRegistry(ctx, repo, o.Spec.Chart, digest) }
 	return l.checkSignature(ctx, o, r, digest, chartTrust(o.Spec.Verify))

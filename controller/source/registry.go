@@ -138,32 +138,41 @@ const (
 	trustedRootKey = "trusted_root.json"
 )
 
+// verdict is what a check of a signature came to.
+type verdict int
+
+const (
+	unchecked verdict = iota // the settings want no check
+	knownGood                // it was checked before
+	newlyGood
+)
+
 // checkSignature checks that who is trusted has signed a digest. What was
 // checked before, with the same settings, is not checked again as long as the
-// status says so too. It reports false when the settings want no check.
-func (l *loops) checkSignature(ctx context.Context, obj phase.Object, repo *oci.Repository, digest string, t trust) (bool, error) {
+// status says so too.
+func (l *loops) checkSignature(ctx context.Context, obj phase.Object, repo *oci.Repository, digest string, t trust) (verdict, error) {
 	data, err := l.trustData(ctx, obj, t)
 	if err != nil {
-		return false, err
+		return unchecked, err
 	}
 	seen := fingerprint(repo.Reference(digest), t, data)
 	notes, key := l.notes(t.kind), client.ObjectKeyFromObject(obj)
 	if _, ok := notes.Get(key, seen); ok && conditions.IsTrue(obj, sourcev1.SourceVerifiedCondition) {
-		return true, nil
+		return knownGood, nil
 	}
 	v, err := l.verifier(ctx, t, data)
 	if err == nil {
 		err = v.Verify(ctx, repo, digest)
 	}
 	if errors.Is(err, verify.ErrSkipped) {
-		return false, nil
+		return unchecked, nil
 	}
 	if err != nil {
 		notes.Forget(key)
-		return false, verificationFailed(t, err)
+		return unchecked, verificationFailed(t, err)
 	}
 	notes.Set(key, seen, "verified")
-	return true, nil
+	return newlyGood, nil
 }
 
 func verificationFailed(t trust, err error) error {

@@ -266,7 +266,7 @@ func testChartVerify(t *testing.T, w *world) {
 	one := pushChart(t, reg, "web", "1.0.0")
 	two := pushChart(t, reg, "web", "1.1.0")
 	good.sign(t, reg, "charts/web", one)
-	w.secret("keys", "cosign.pub", good.public)
+	keys := w.secret("keys", "cosign.pub", good.public)
 	w.helmRepository("oci", reg.OCIURL("charts"), func(o *sourcev1.HelmRepository) {
 		o.Spec.Type, o.Spec.Insecure = sourcev1.HelmRepositoryTypeOCI, true
 	})
@@ -286,6 +286,24 @@ func testChartVerify(t *testing.T, w *world) {
 	good.sign(t, reg, "charts/web", two)
 	w.request(c)
 	w.download(w.ready(c, "1.1.0"))
+	// Somebody else takes the signing over, and signs another chart in this version.
+	b := &charts.Bundle{Files: map[string][]byte{"Chart.yaml": []byte("apiVersion: v2\nname: web\nversion: 1.1.0\n"), "templates/again.yaml": nil}, Meta: &chart.Metadata{APIVersion: "v2", Name: "web", Version: "1.1.0"}}
+	var packed strings.Builder
+	if err := b.Pack(&packed); err != nil {
+		t.Fatal(err)
+	}
+	again := push(t, reg, "charts/web:1.1.0", layerOf(packed.String(), chartLayers[0]))
+	next := newSigner(t)
+	next.sign(t, reg, "charts/web", again)
+	before := c.Status.Artifact.Digest
+	w.update(keys, func() { keys.StringData = map[string]string{"cosign.pub": next.public} })
+	w.request(c)
+	w.wait(c, func() error {
+		if c.Status.Artifact == nil || c.Status.Artifact.Digest == before || !conditions.IsReady(c) {
+			return fmt.Errorf("the chart that nobody trusted signed is still there: %+v", c.Status)
+		}
+		return nil
+	})
 
 	plain, err := helmrepo.Start(helmrepo.Config{Dir: t.TempDir()})
 	if err != nil {
