@@ -24,6 +24,10 @@ const (
 	maxPoll = time.Minute
 )
 
+// lockedPatience is how long an item waits for a key that opens its protected
+// settings, then it goes without; lockedEvery is how often a stream looks.
+const lockedPatience, lockedEvery = 10 * time.Minute, 20 * time.Second
+
 // accepted is what all observed parts of items have in common.
 type accepted struct {
 	AcceptedGeneration int64 `json:"acceptedGeneration"`
@@ -55,7 +59,8 @@ func (g *Gateway) desired(ctx context.Context, c cluster) (link.Desired, int64, 
 }
 
 // item is one record as its agent gets it. ok is false for a change that no
-// agent took in 48 hours: it has failed, and nothing stale is handed out.
+// agent took in 48 hours: it has failed, and nothing stale is handed out; and for
+// one whose protected settings no key opens yet.
 func (g *Gateway) item(ctx context.Context, c cluster, k kind, r store.Record) (item link.Item, ok bool, err error) {
 	var d resource.Desired[json.RawMessage]
 	if err := json.Unmarshal(r.Desired, &d); err != nil {
@@ -87,6 +92,13 @@ func (g *Gateway) item(ctx context.Context, c cluster, k kind, r store.Record) (
 	}
 	if d.ProtectedVersion != "" && !d.Deleting {
 		item.Sealed, err = g.sealed(ctx, c, r.Key, d.ProtectedVersion)
+		if errors.Is(err, vault.ErrLocked) {
+			g.log.Error("protected settings cannot be opened now", "id", r.Key, "error", err)
+			if err = nil; g.clock().Sub(d.UpdatedAt) < lockedPatience {
+				time.AfterFunc(lockedEvery, func() { g.streams.wake(c.record.Key) })
+				return item, false, nil
+			}
+		}
 	}
 	return item, err == nil, err
 }
@@ -100,7 +112,7 @@ func (g *Gateway) sealed(ctx context.Context, c cluster, key, version string) ([
 	case errors.Is(err, vault.ErrOtherKey):
 		g.log.Warn("protected settings are sealed to a former key of the cluster; they must be put again", "id", key)
 		return nil, nil
-	case errors.Is(err, store.ErrUnavailable), ctx.Err() != nil:
+	case errors.Is(err, store.ErrUnavailable), errors.Is(err, vault.ErrLocked), ctx.Err() != nil:
 		return nil, err
 	case err != nil:
 		// One damaged entry must not keep the rest from the cluster.

@@ -7,6 +7,7 @@ import (
 	"io"
 	"net/http"
 	"net/url"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -20,6 +21,7 @@ import (
 	"headwater.dev/hub/auth"
 	"headwater.dev/hub/store"
 	"headwater.dev/hub/store/memory"
+	"headwater.dev/hub/vault"
 )
 
 type desiredConfig = resource.Desired[resource.FluxConfigurationProperties]
@@ -287,5 +289,29 @@ func TestConnectedAgentsAreCounted(t *testing.T) {
 	h.stop()
 	if got := gauge(); got != 0 {
 		t.Errorf("%v connected agents after the end, want 0", got)
+	}
+}
+
+// TestLockedSettingsAreWaitedFor keeps settings with a key that this replica does
+// not have yet, as while keys are rotated or a key service is away.
+func TestLockedSettingsAreWaitedFor(t *testing.T) {
+	h := newHub(t, nil)
+	newer, err := vault.New(t.Context(), vault.Config{Store: h.store, KeyFile: filepath.Join(t.TempDir(), "vault.key"), Clock: h.now})
+	if err != nil {
+		t.Fatal(err)
+	}
+	version, err := newer.Keep(t.Context(), key(configID(edgeID, "apps")), map[string]string{"httpsKey": "c2VjcmV0"}, &clusterKeys()[0].PublicKey)
+	if err != nil {
+		t.Fatal(err)
+	}
+	h.putConfig(edgeID, "apps", func(d *desiredConfig) { d.ProtectedVersion, d.UpdatedAt = version, h.now() })
+	h.putConfig(edgeID, "other", nil)
+	a := h.edge()
+	if _, d := a.poll("revision=0"); len(d.Items) != 1 || d.Items[0].Name != "other" {
+		t.Errorf("before the key has come, the agent is told of %s", ids(d))
+	}
+	h.advance(time.Hour)
+	if _, d := h.edge().poll("revision=0"); len(d.Items) != 2 || d.Items[0].Sealed != nil || d.Items[0].ProtectedVersion != version {
+		t.Errorf("when the key has not come for an hour: %+v", d.Items)
 	}
 }

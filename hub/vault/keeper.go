@@ -26,9 +26,6 @@ type keeper interface {
 	Decrypt(ctx context.Context, ciphertext []byte) ([]byte, error)
 }
 
-// errNoKey deliberately says nothing of what could not be opened.
-var errNoKey = errors.New("none of the hub's keys opens it: was the key file replaced?")
-
 // digestRecord holds the wrapped key of Digest.
 const digestRecord = "/vault-keys/digest"
 
@@ -131,7 +128,7 @@ func (v *Vault) unwrap(ctx context.Context, box []byte) (plain []byte, newest bo
 	if ctx.Err() != nil {
 		return nil, false, ctx.Err()
 	}
-	return nil, false, errNoKey
+	return nil, false, ErrLocked
 }
 
 // digestKey reads the key of Digest, which all replicas share, and makes it at
@@ -152,7 +149,7 @@ func (v *Vault) digestKey(ctx context.Context) ([]byte, error) {
 			newest := false
 			if err := json.Unmarshal(r.Desired, &box); err == nil {
 				plain, newest, err = v.unwrap(ctx, box)
-				if err != nil && !errors.Is(err, errNoKey) {
+				if err != nil && !errors.Is(err, ErrLocked) {
 					return nil, err
 				}
 			}

@@ -74,7 +74,7 @@ func (v *Vault) Rewrap(ctx context.Context) (int, error) {
 	_, err := store.Each(ctx, v.store, family, func(r store.Record) error {
 		done, err := v.rewrap(ctx, r)
 		switch {
-		case errors.Is(err, errNoKey):
+		case errors.Is(err, ErrLocked):
 			lost++
 			return nil
 		case errors.Is(err, store.ErrConflict), errors.Is(err, store.ErrNotFound):

@@ -44,6 +44,10 @@ var (
 	// ErrOtherKey says that an entry was sealed to another key than the
 	// cluster's present one; only the old key opens it.
 	ErrOtherKey = errors.New("protected settings were sealed to a former key of the cluster")
+	// ErrLocked says that none of the hub's keys opens an entry now: a key service
+	// may be away, another replica may have a newer key, or the key is lost. It
+	// deliberately says nothing of what could not be opened.
+	ErrLocked = errors.New("none of the hub's keys opens it: was the key file replaced?")
 	// ErrTooLarge says that the settings exceed MaxBytes.
 	ErrTooLarge = errors.New("protected settings are too large")
 )
