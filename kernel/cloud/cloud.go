@@ -155,6 +155,9 @@ func (p *Providers) Registry(ctx context.Context, provider, repository string, o
 	if _, err := found.ParseArtifactRepository(repository); err != nil {
 		return Login{}, fmt.Errorf("%w: %q does not serve this registry: %w", ErrUnsupported, provider, short(err))
 	}
+	if err := ServesRegistry(provider, repository); err != nil {
+		return Login{}, err
+	}
 	got, err := auth.GetArtifactRegistryCredentials(ctx, found, repository, options...)
 	if err != nil {
 		return Login{}, failed(provider, err)

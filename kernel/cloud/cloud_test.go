@@ -326,6 +326,7 @@ func TestRefusals(t *testing.T) {
 		"no such provider":        {"ibm", "team.azurecr.io/app", ErrUnsupported},
 		"generic":                 {Generic, "team.azurecr.io/app", ErrUnsupported},
 		"registry of another":     {Azure, "ghcr.io/app", ErrUnsupported},
+		"AWS's in front":          {AWS, "1.dkr.ecr.eu-central-1.amazonaws.com.evil.example/app", ErrUnsupported},
 		"name that looks like it": {Azure, "team.azurecr.io.evil.example/app", ErrUnsupported},
 	} {
 		if _, err := f.providers.Registry(t.Context(), x.provider, x.repository, f.providers.Options(o, "a", c.proxy)...); !errors.Is(err, x.want) {

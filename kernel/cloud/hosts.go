@@ -16,8 +16,20 @@ var (
 	gitOfAzure     = regexp.MustCompile(`^(dev\.azure\.com|[a-z0-9-]+\.visualstudio\.com)$`)
 	storageOfAzure = regexp.MustCompile(`^[a-z0-9-]+(\.z[0-9]+)?\.(blob\.core\.windows\.net|blob\.core\.usgovcloudapi\.net|blob\.core\.chinacloudapi\.cn|blob\.storage\.azure\.net)$`)
 	storageOfGCP   = regexp.MustCompile(`^([a-z0-9-]+\.)*googleapis\.com$`)
+	registryOfAWS  = regexp.MustCompile(`^(public\.ecr\.aws|[0-9]+\.dkr[.-]ecr(-fips)?\.[a-z0-9-]+\.(amazonaws\.com(\.cn)?|amazonaws\.eu|sc2s\.sgov\.gov|c2s\.ic\.gov|cloud\.adc-e\.uk|csp\.hci\.ic\.gov|on\.aws))$`)
 	stsOfAWS       = regexp.MustCompile(`^([a-z0-9-]+\.)*sts(-fips)?(\.[a-z0-9-]+)?(\.vpce)?\.amazonaws\.com(\.cn)?$`)
 )
+
+// ServesRegistry reports whether the credentials of a provider may be sent to a
+// registry, given as "<host>/<repository>". It is ErrUnsupported when they may
+// not.
+func ServesRegistry(provider, repository string) error {
+	if provider != AWS {
+		return nil // the others judge it themselves
+	}
+	host, _, _ := strings.Cut(repository, "/")
+	return serves("AWS's ECR, such as <account>.dkr.ecr.<region>.amazonaws.com", registryOfAWS, &url.URL{Scheme: "https", Host: host})
+}
 
 // ServesGit reports whether the tokens of a provider may be sent to a Git
 // server. It is ErrUnsupported when they may not.
