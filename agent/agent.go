@@ -31,11 +31,17 @@ type Config struct {
 	// Cluster is the ARM id of the cluster, and Key its private key.
 	Cluster string
 	Key     *rsa.PrivateKey
+	// Namespace of the agent.
+	Namespace string
+	// Known is how far the hub's wishes had come before this process began.
+	Known uplink.Mark
 	// Version of this agent, which is also that of the extension it brings.
 	Version string
 	Image   extension.Image
 	Guard   mirror.Guard
 	Log     logr.Logger
+	// enrolling says that the hub does not know the key yet.
+	enrolling bool
 }
 
 // Agent is the three parts, wired together.
@@ -43,6 +49,7 @@ type Agent struct {
 	uplink    *uplink.Uplink
 	extension *extension.Manager
 	mirror    *mirror.Mirror
+	state     *state
 }
 
 // New checks the configuration and wires the parts; it makes no request.
@@ -54,12 +61,13 @@ func New(c Config) (*Agent, error) {
 	if err != nil {
 		return nil, fmt.Errorf("make client: %w", err)
 	}
-	a := &Agent{}
+	a := &Agent{state: newState(kube, c.Namespace, identityOf(c.Hub, c.Cluster), c.Log.WithName("state"))}
 	keeper := &settings{kube: kube, key: c.Key}
 	pulse := &heart{kube: kube, version: c.Version, now: time.Now}
 	a.uplink, err = uplink.New(uplink.Config{
 		Hub: c.Hub, CA: c.CA, Cluster: c.Cluster, Key: c.Key,
 		Desired: a.desired, Heartbeat: pulse.beat, Log: c.Log.WithName("uplink"),
+		Known: c.Known, Remember: a.state.remember,
 	})
 	if err != nil {
 		return nil, err
@@ -103,5 +111,6 @@ func (a *Agent) Run(ctx context.Context) error {
 	g.Go(func() error { return a.uplink.Run(ctx) })
 	g.Go(func() error { return a.extension.Run(ctx) })
 	g.Go(func() error { return a.mirror.Run(ctx) })
+	g.Go(func() error { return a.state.run(ctx) })
 	return g.Wait()
 }

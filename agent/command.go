@@ -71,6 +71,9 @@ func run(ctx context.Context, o options) error {
 	if err := identify(ctx, kube, o.namespace, &c); err != nil {
 		return err
 	}
+	if err := recall(ctx, kube, &c); err != nil {
+		return err
+	}
 	a, err := New(c)
 	if err != nil {
 		return err

@@ -55,8 +55,8 @@ func TestReadIdentity(t *testing.T) {
 		"no PEM":        {why: "not a key", key: []byte("x"), refused: true},
 		"other cluster": {why: "a key must never be used for another cluster", key: pemOf(t, "PRIVATE KEY", pkcs8, err8), id: cluster + "2", refused: true},
 		"guard": {why: "the owner's limits arrive", key: pemOf(t, "PRIVATE KEY", pkcs8, err8),
-			data:  map[string]string{"allowed-namespaces": "team-*, apps", "namespace-scope-only": "true"},
-			guard: mirror.Guard{Namespaces: []string{"team-*", "apps"}, NamespaceScopeOnly: true}},
+			data:  map[string]string{"allowed-namespaces": "team-*, apps", "allowed-service-accounts": "a, b-*", "namespace-scope-only": "true"},
+			guard: mirror.Guard{Namespaces: []string{"team-*", "apps"}, ServiceAccounts: []string{"a", "b-*"}, NamespaceScopeOnly: true}},
 	}
 	for name, test := range cases {
 		t.Run(name, func(t *testing.T) {

@@ -1,8 +1,12 @@
 package mirror
 
 import (
+	"encoding/json"
 	"fmt"
+	"maps"
 	"path"
+	"slices"
+	"strings"
 
 	"headwater.dev/api/link"
 	"headwater.dev/api/resource"
@@ -17,6 +21,10 @@ type Guard struct {
 	// Namespaces are patterns (as of path.Match) of the namespaces that
 	// configurations may live in; empty means all.
 	Namespaces []string
+	// ServiceAccounts are patterns (as of path.Match) of the service accounts that
+	// configurations may name, for whatever; empty means all. What a configuration
+	// runs as when it names none is not bounded by this.
+	ServiceAccounts []string
 	// NamespaceScopeOnly refuses configurations of scope cluster.
 	NamespaceScopeOnly bool
 }
@@ -30,13 +38,59 @@ func (g Guard) check(item link.Item) error {
 	if g.NamespaceScopeOnly && p.Scope != resource.ScopeNamespace {
 		return phase.Stalled("NotAllowed", fmt.Errorf("configuration %s has scope %s, but the owner of the cluster allows scope namespace only", item.Name, p.Scope))
 	}
-	if len(g.Namespaces) == 0 {
-		return nil
+	if !matches(g.Namespaces, p.Namespace) {
+		return phase.Stalled("NotAllowed", fmt.Errorf("configuration %s may not live in namespace %s: the owner of the cluster allows only %q", item.Name, p.Namespace, g.Namespaces))
 	}
-	for _, pattern := range g.Namespaces {
-		if ok, err := path.Match(pattern, p.Namespace); err == nil && ok {
-			return nil
+	return g.checkAccounts(item)
+}
+
+// matches reports whether one of the patterns has the name; no patterns have all.
+func matches(patterns []string, name string) bool {
+	for _, pattern := range patterns {
+		if ok, err := path.Match(pattern, name); err == nil && ok {
+			return true
 		}
 	}
-	return phase.Stalled("NotAllowed", fmt.Errorf("configuration %s may not live in namespace %s: the owner of the cluster allows only %q", item.Name, p.Namespace, g.Namespaces))
+	return len(patterns) == 0
+}
+
+// checkAccounts looks for service accounts wherever a configuration can name one:
+// its source, its identities, and what is laid over the Flux objects.
+func (g Guard) checkAccounts(item link.Item) error {
+	if len(g.ServiceAccounts) == 0 {
+		return nil
+	}
+	raw, err := json.Marshal(item.Configuration)
+	if err != nil {
+		return fmt.Errorf("read configuration %s: %w", item.Name, err)
+	}
+	var tree any
+	if err := json.Unmarshal(raw, &tree); err != nil {
+		return fmt.Errorf("read configuration %s: %w", item.Name, err)
+	}
+	for _, name := range accounts(tree) {
+		if !matches(g.ServiceAccounts, name) {
+			return phase.Stalled("NotAllowed", fmt.Errorf("configuration %s may not use service account %q: the owner of the cluster allows only %q", item.Name, name, g.ServiceAccounts))
+		}
+	}
+	return nil
+}
+
+// accounts are the values of all fields serviceAccountName in a JSON value.
+func accounts(v any) []string {
+	var names []string
+	switch v := v.(type) {
+	case map[string]any:
+		for _, key := range slices.Sorted(maps.Keys(v)) {
+			if name, ok := v[key].(string); ok && name != "" && strings.EqualFold(key, "serviceAccountName") {
+				names = append(names, name)
+			}
+			names = append(names, accounts(v[key])...)
+		}
+	case []any:
+		for _, one := range v {
+			names = append(names, accounts(one)...)
+		}
+	}
+	return names
 }

@@ -139,15 +139,30 @@ func TestAdditions(t *testing.T) {
 	}
 }
 
-func TestGuard(t *testing.T) {
+func TestA83Guard(t *testing.T) {
 	item := func(scope, namespace string) link.Item {
 		return link.Item{Name: "cfg", Configuration: &resource.FluxConfigurationProperties{Scope: scope, Namespace: namespace}}
 	}
+	using := func(p resource.FluxConfigurationProperties) link.Item {
+		p.Scope, p.Namespace = "cluster", "team-a"
+		return link.Item{Name: "cfg", Configuration: &p}
+	}
+	laid := func(json string) link.Item {
+		return using(resource.FluxConfigurationProperties{GitRepository: &resource.GitRepository{AdditionalConfigurations: []byte(json)}})
+	}
+	team := Guard{ServiceAccounts: []string{"team-*", "flux-applier"}}
 	cases := map[string]struct {
 		guard   Guard
 		in      link.Item
 		refused bool
 	}{
+		"no account named":          {team, item("cluster", "team-a"), false},
+		"account of a registry":     {team, using(resource.FluxConfigurationProperties{OCIRepository: &resource.OCIRepository{ServiceAccountName: ptr("admin")}}), true},
+		"account that is allowed":   {team, using(resource.FluxConfigurationProperties{OCIRepository: &resource.OCIRepository{ServiceAccountName: ptr("team-a")}}), false},
+		"account laid over":         {team, laid(`{"serviceAccountName":"admin"}`), true},
+		"account laid over deeply":  {team, laid(`{"a":[{"ServiceAccountName":"admin"}]}`), true},
+		"allowed one laid over":     {team, laid(`{"serviceAccountName":"flux-applier"}`), false},
+		"any account by default":    {Guard{}, laid(`{"serviceAccountName":"admin"}`), false},
 		"everything by default":     {Guard{Own: "own"}, item("cluster", "team-a"), false},
 		"never the agent's own":     {Guard{Own: "own"}, item("namespace", "own"), true},
 		"a namespace that matches":  {Guard{Namespaces: []string{"team-*"}}, item("cluster", "team-a"), false},

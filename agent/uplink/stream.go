@@ -194,6 +194,9 @@ func (u *Uplink) deliver(d link.Desired, first bool) error {
 			u.config.Connected()
 		}
 	}
+	if u.config.Remember != nil && (d.Epoch != u.epoch || d.Revision != u.known) {
+		u.config.Remember(Mark{Epoch: d.Epoch, Revision: d.Revision})
+	}
 	u.revision, u.known, u.epoch = d.Revision, d.Revision, d.Epoch
 	u.isConnected()
 	u.config.Desired(d)

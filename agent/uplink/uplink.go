@@ -46,8 +46,16 @@ type Config struct {
 	// Connected, when set, is called before the first message of each
 	// connection is delivered. It must not block.
 	Connected func()
-	Log       logr.Logger
+	// Known is the newest that the hub desired of this cluster before this process
+	// began; what is older is refused. Remember, when set, is called with what is
+	// newer, before that is delivered. It must not block.
+	Known    Mark
+	Remember func(Mark)
+	Log      logr.Logger
 }
+
+// Mark is how far the hub's wishes have come: they only grow, the epoch first.
+type Mark struct{ Epoch, Revision int64 }
 
 // Uplink is the connection. Report may be called at any time, also before Run.
 type Uplink struct {
@@ -129,6 +137,8 @@ func New(c Config) (*Uplink, error) {
 		timing:    defaultTiming(),
 		session:   uuid.NewString(),
 		connected: make(chan struct{}, 1),
+		epoch:     c.Known.Epoch,
+		known:     c.Known.Revision,
 	}
 	u.tokens = newTokens(u)
 	return u, nil
