@@ -35,6 +35,9 @@ type gate struct {
 
 	mu    sync.Mutex
 	lanes map[string]*lane
+	// called are requests that were parked and have got a place in a lane since,
+	// which is kept for them until they are here.
+	called map[reconcile.Request]string
 }
 
 // lane is the traffic to one remote.
@@ -63,6 +66,7 @@ func (g *gate) Reconcile(ctx context.Context, req reconcile.Request) (reconcile.
 	if err := g.client.Get(ctx, req.NamespacedName, obj); err == nil && obj.GetDeletionTimestamp().IsZero() {
 		remote = g.remote(obj)
 	}
+	g.settle(req, remote)
 	if remote == "" {
 		return g.next.Reconcile(ctx, req)
 	}
@@ -113,10 +117,29 @@ func (p patient) RoundTrip(r *http.Request) (*http.Response, error) {
 	return resp, nil
 }
 
+// settle passes the place that was kept for req on when it goes elsewhere now:
+// it was deleted or suspended, or has another remote.
+func (g *gate) settle(req reconcile.Request, remote string) {
+	g.mu.Lock()
+	at, called := g.called[req]
+	elsewhere := called && at != remote
+	if elsewhere {
+		delete(g.called, req)
+	}
+	g.mu.Unlock()
+	if elsewhere {
+		g.leave(at)
+	}
+}
+
 // enter reports whether req may go on; otherwise it is parked.
 func (g *gate) enter(remote string, req reconcile.Request) bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()
+	if at, ok := g.called[req]; ok && at == remote {
+		delete(g.called, req)
+		return true
+	}
 	if g.lanes == nil {
 		g.lanes = map[string]*lane{}
 	}
@@ -139,17 +162,20 @@ func (g *gate) enter(remote string, req reconcile.Request) bool {
 	return false
 }
 
-// leave frees a place and lets the one who waits longest try again.
+// leave gives the place to the one whose turn it is, or frees it.
 func (g *gate) leave(remote string) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	l := g.lanes[remote]
-	l.busy--
 	if req, ok := l.next(); ok {
+		if g.called == nil {
+			g.called = map[reconcile.Request]string{}
+		}
+		g.called[req] = remote
 		g.queue.Add(req)
 		return
 	}
-	if l.busy == 0 {
+	if l.busy--; l.busy == 0 {
 		delete(g.lanes, remote)
 	}
 }

@@ -11,6 +11,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/util/workqueue"
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 )
 
@@ -52,6 +53,62 @@ func TestLanesServeNamespacesInTurn(t *testing.T) {
 		t.Errorf("left in the lane: %+v", l)
 	}
 }
+
+// TestPlacesArePassedOn has those whose turn it is go away: whoever waits behind
+// them gets their places.
+func TestPlacesArePassedOn(t *testing.T) {
+	var called []reconcile.Request
+	g := &gate{queue: &recorder{add: func(r reconcile.Request) { called = append(called, r) }}}
+	for i := range perRemote {
+		g.enter("host", request("busy", fmt.Sprint(i)))
+	}
+	for i := range 2 * perRemote {
+		g.enter("host", request("gone", fmt.Sprint(i)))
+	}
+	last := request("patient", "a")
+	g.enter("host", last)
+	if g.leave("host"); len(called) != 1 {
+		t.Fatalf("called %v", called)
+	}
+	// A place that is kept for somebody is not given to a newcomer.
+	if g.enter("host", request("newcomer", "a")) {
+		t.Error("a newcomer went first")
+	}
+	for i := 0; i < len(called) && called[i] != last; i++ {
+		g.settle(called[i], map[bool]string{true: "", false: "another"}[i%2 == 0])
+	}
+	if len(called) == 0 || called[len(called)-1] != last {
+		t.Fatalf("the patient one was not called: %v", called)
+	}
+	if g.settle(last, "host"); !g.enter("host", last) {
+		t.Error("its place was not kept")
+	}
+	if l := g.lanes["host"]; l.busy != perRemote {
+		t.Errorf("%d places are taken, want %d", l.busy, perRemote)
+	}
+	// When everybody is through, nothing is left.
+	for range 100 {
+		if g.lanes["host"] == nil {
+			break
+		}
+		n := len(called)
+		g.leave("host")
+		for ; n < len(called); n++ {
+			g.settle(called[n], "")
+		}
+	}
+	if len(g.lanes) != 0 || len(g.called) != 0 {
+		t.Errorf("left: %v, %v", g.lanes, g.called)
+	}
+}
+
+// recorder is a queue that notes what is added.
+type recorder struct {
+	workqueue.TypedRateLimitingInterface[reconcile.Request]
+	add func(reconcile.Request)
+}
+
+func (r *recorder) Add(req reconcile.Request) { r.add(req) }
 
 // refusing answers every request in one way.
 type refusing struct {

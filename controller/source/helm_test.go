@@ -24,6 +24,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"headwater.dev/controller/source/charts"
+	"headwater.dev/dev/front"
 	"headwater.dev/dev/helmrepo"
 	"headwater.dev/dev/registry"
 )
@@ -204,6 +205,10 @@ func testHelmFromRegistry(t *testing.T, w *world) {
 	w.download(w.ready(c, "1.0.0"))
 	w.update(c, func() { c.Spec.Version = "" })
 	w.download(w.ready(c, "1.1.0"))
+	// One version is asked for by its tag: it works where tags are not listed.
+	defer reg.Inject(front.Fault{Contains: "/tags/list", Status: http.StatusMethodNotAllowed})()
+	w.failing(w.chart("range", "web", "1.x", c.Spec.SourceRef), chartPullError, "405")
+	w.download(w.ready(w.chart("exact", "web", "1.0.0", c.Spec.SourceRef), "1.0.0"))
 	// Nothing was ever said about the registry itself.
 	w.wait(r, leftAlone(r))
 	w.gone(r)

@@ -106,13 +106,30 @@ func pullFromWeb(ctx context.Context, w *charts.Web, v charts.Version) ([]byte, 
 }
 
 // findInRegistry finds a chart's version among the tags of a registry, which
-// write "_" for the "+" of a version.
+// write "_" for the "+" of a version. A version that is no range is asked for by
+// its tag.
 func (l *loops) findInRegistry(ctx context.Context, repo *sourcev1.HelmRepository, name, want string) (remoteChart, error) {
 	r, err := l.helmRegistry(ctx, repo, name)
 	if err != nil {
 		return remoteChart{}, err
 	}
 	defer r.Close()
+	tag := func(version string) string { return strings.ReplaceAll(version, "+", "_") }
+	found := func(version string) remoteChart {
+		return remoteChart{version: version, pull: func(ctx context.Context) ([]byte, error) {
+			return l.pullFromRegistry(ctx, repo, name, tag(version))
+		}}
+	}
+	if charts.Exact(want) {
+		// Some registries list no tags, and others very many.
+		_, err := r.Resolve(ctx, tag(want))
+		if err == nil {
+			return found(want), nil
+		}
+		if !errors.Is(err, oci.ErrNotFound) {
+			return remoteChart{}, pullFailed(fmt.Errorf("failed to get chart version for remote reference: %w", err))
+		}
+	}
 	tags, err := r.Tags(ctx)
 	if err != nil {
 		return remoteChart{}, pullFailed(fmt.Errorf("failed to get chart version for remote reference: %w", err))
@@ -124,9 +141,7 @@ func (l *loops) findInRegistry(ctx context.Context, repo *sourcev1.HelmRepositor
 	if err != nil {
 		return remoteChart{}, phase.Transient(invalidChartReference, fmt.Errorf("failed to get chart version for remote reference: chart %q: %w", name, err))
 	}
-	return remoteChart{version: version, pull: func(ctx context.Context) ([]byte, error) {
-		return l.pullFromRegistry(ctx, repo, name, strings.ReplaceAll(version, "+", "_"))
-	}}, nil
+	return found(version), nil
 }
 
 // verifyChart checks the signature of what a version's tag leads to now, and

@@ -133,10 +133,8 @@ func (l *loops) register(k kind) error {
 			builder.WithPredicates(predicate.ResourceVersionChangedPredicate{}, createdSince(time.Now()))).
 		WatchesRawSource(g.source()).
 		WithOptions(options)
-	if k.secrets != nil {
-		if err := mgr.GetFieldIndexer().IndexField(context.Background(), k.new(), bySecret, k.secrets); err != nil {
-			return err
-		}
+	if err := mgr.GetFieldIndexer().IndexField(context.Background(), k.new(), bySecret, k.secrets); err != nil {
+		return err
 	}
 	if k.uses != nil {
 		if err := mgr.GetFieldIndexer().IndexField(context.Background(), k.new(), bySource, k.uses); err != nil {
@@ -211,7 +209,8 @@ func createdSince(start time.Time) predicate.Predicate {
 	}}
 }
 
-// newArtifact lets through the changes that give a source another artifact.
+// newArtifact lets through the changes that give a source another artifact, or
+// take it away.
 type newArtifact struct{ predicate.Funcs }
 
 // Update implements predicate.Predicate.
@@ -221,11 +220,17 @@ func (newArtifact) Update(e event.UpdateEvent) bool {
 		return false
 	}
 	after, ok := e.ObjectNew.(sourcev1.Source)
-	if !ok || after.GetArtifact() == nil {
-		return e.ObjectOld.GetGeneration() != e.ObjectNew.GetGeneration()
+	if !ok {
+		return false
 	}
-	return before.GetArtifact() == nil || before.GetArtifact().Digest != after.GetArtifact().Digest ||
-		before.GetArtifact().Revision != after.GetArtifact().Revision
+	old, now := before.GetArtifact(), after.GetArtifact()
+	switch {
+	case old == nil && now == nil: // a registry, which never has one
+		return e.ObjectOld.GetGeneration() != e.ObjectNew.GetGeneration()
+	case old == nil || now == nil:
+		return true
+	}
+	return old.Digest != now.Digest || old.Revision != now.Revision
 }
 
 // names collects the names of references that are set.

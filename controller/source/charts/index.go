@@ -186,6 +186,12 @@ func Find(r io.ReadSeeker, chart, want string) (Version, error) {
 	return list[slices.Index(known, best)], nil
 }
 
+// Exact reports whether what is wanted is one version rather than a range.
+func Exact(want string) bool {
+	_, err := semver.StrictNewVersion(want)
+	return err == nil
+}
+
 // Pick selects from versions: exactly the wanted one, or else the
 // highest in the wanted range. Nothing wanted means the highest stable one.
 func Pick(versions []string, want string) (string, error) {
