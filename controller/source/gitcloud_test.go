@@ -244,6 +244,9 @@ func TestOwnIdentity(t *testing.T) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
+	if err := registry(door{url: "oci://a.azurecr.io/x", provider: "azure", insecure: true})(&loops{host: &host.Host{}}); err == nil || !strings.Contains(err.Error(), "spec.insecure") {
+		t.Errorf("without TLS: %v", err)
+	}
 	shared := lockdown
 	shared.SharedSourceIdentity = true
 	for name, c := range map[string]struct {

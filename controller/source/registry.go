@@ -65,6 +65,9 @@ func (l *loops) registryOptions(ctx context.Context, obj client.Object, d door) 
 		}
 	}
 	if len(o.Registries) == 0 && identity {
+		if d.insecure {
+			return o, phase.Stalled(sourcev1.InvalidProviderConfigurationReason, errors.New("spec.insecure: the credentials of a provider are not sent without TLS: remove it, or spec.provider"))
+		}
 		login, err := l.host.Cloud.Registry(ctx, d.provider, d.url, l.host.Cloud.Options(obj, d.serviceAccount, o.Proxy)...)
 		if err != nil {
 			return o, cloudFailed(err)
