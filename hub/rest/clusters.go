@@ -237,6 +237,10 @@ func (h clusters) replace(c *call, group groupEntry, asked resource.Desired[reso
 	if was.exists() {
 		status = http.StatusOK
 		if was.Deleting {
+			// Should whoever was at it have been cut off.
+			if err := c.server.dissolve(c.ctx(), was.record); err != nil {
+				return err
+			}
 			return clusterGoing(was.Name)
 		}
 		if arm.Fold(was.Location) != arm.Fold(asked.Location) {

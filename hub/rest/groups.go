@@ -119,6 +119,7 @@ func (s *Server) putGroup(c *call) error {
 			d = resource.Desired[resource.ResourceGroupProperties]{ID: c.id.String(), Name: c.id.Name(),
 				Type: resource.TypeResourceGroup, Location: location, SystemData: c.created()}
 		case d.Deleting:
+			s.end(c.ctx(), was) // should whoever was at it have been cut off
 			return groupGoing(d.Name)
 		case arm.Fold(d.Location) != arm.Fold(location):
 			return arm.Errorf(arm.CodeLocationChanged, "The resource group '%s' is in location '%s' and cannot move to '%s'.", d.Name, d.Location, location)
@@ -195,8 +196,9 @@ func (c *call) confirmGroup(parent groupEntry, made store.Record) error {
 }
 
 // deleteGroup removes the group and everything in it: it marks the group, which
-// lets nothing new in, and dissolves it. That goes on when the client does not wait, and any replica that is
-// asked how far it is goes on with it, so that no crash leaves it half done.
+// lets nothing new in, and dissolves it. That goes on when the client does not
+// wait, and any replica that is asked how far it is, or to make the group again,
+// goes on with it, so that no crash leaves it half done.
 // Agents of its clusters are no longer let in; what they installed stays in the
 // clusters.
 func (s *Server) deleteGroup(c *call) error {

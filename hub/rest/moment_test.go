@@ -87,3 +87,29 @@ func TestSilenceIsNoCompliance(t *testing.T) {
 		}
 	}
 }
+
+// TestDeletionsThatWereCutOffGoOn marks a cluster and a group as a hub does that
+// is killed right after, and has them made again.
+func TestDeletionsThatWereCutOffGoOn(t *testing.T) {
+	h := start(t)
+	body := `{"location":"local","properties":{"agentPublicKeyCertificate":"` + testCertificate() + `"}}`
+	for id, version := range map[string]string{inCluster: "2024-01-01", inGroup: "2022-09-01"} {
+		h.treasure()
+		r := h.record(id)
+		marked := strings.Replace(string(r.Desired), `"updatedAt"`, `"deleting":true,"updatedAt"`, 1)
+		if _, err := h.store.Put(t.Context(), store.Put{Key: r.Key, Value: []byte(marked), Expect: r.Revision}); err != nil {
+			t.Fatal(err)
+		}
+		if a := h.send("PUT", id+"?api-version="+version, body); a.status != 409 || !strings.Contains(a.body, "is being deleted") {
+			t.Fatalf("%s, while it is marked: %d %s", id, a.status, a.body)
+		}
+		deadline := time.Now().Add(10 * time.Second)
+		for h.send("GET", id+"?api-version="+version, "").status != 404 {
+			if time.Now().After(deadline) {
+				t.Fatalf("%s is still there", id)
+			}
+		}
+		h.must(201, "PUT", id+"?api-version="+version, body)
+		h.must(200, "DELETE", inGroup+"?api-version=2022-09-01", "")
+	}
+}
