@@ -11,8 +11,9 @@ import (
 	"headwater.dev/hub/store"
 )
 
-// lookEvery is how often the key file is looked at.
-const lookEvery = 15 * time.Second
+// lookEvery is how often the key file is looked at, againEvery how many looks are
+// between two tries to wrap anew what no key opened.
+const lookEvery, againEvery = 15 * time.Second, 20
 
 // family is where all entries lie.
 const family = "/vault/"
@@ -28,7 +29,7 @@ func (v *Vault) Run(ctx context.Context) error {
 	tick := time.NewTicker(lookEvery)
 	defer tick.Stop()
 	stamp, wrapped := v.stamp(), false
-	for {
+	for look := 0; ; look++ {
 		if now := v.stamp(); now != stamp {
 			keepers, err := openKeepers(ctx, v.config)
 			if err == nil {
@@ -39,10 +40,11 @@ func (v *Vault) Run(ctx context.Context) error {
 				v.log.Error("the vault's keys cannot be read: the former ones stay in use", "error", err)
 			}
 		}
-		if !wrapped {
+		if !wrapped || v.lost.Load() > 0 && look%againEvery == 0 {
 			n, err := v.Rewrap(ctx)
 			wrapped = err == nil
 			switch {
+			case err == nil && v.lost.Load() > 0: // which Rewrap has told
 			case err != nil && ctx.Err() == nil:
 				v.log.Error("not everything is wrapped with the newest key", "error", err)
 			case n > 0:
@@ -86,8 +88,9 @@ func (v *Vault) Rewrap(ctx context.Context) (int, error) {
 		}
 		return nil
 	})
+	v.lost.Store(int64(lost))
 	if lost > 0 {
-		v.log.Warn("none of the keys opens some entries: they stay until their end", "entries", lost)
+		v.log.Warn("none of the keys opens some entries: keep former keys while a key service is away; otherwise they stay until their end", "entries", lost)
 	}
 	if err == nil {
 		_, err = v.digestKey(ctx) // wraps it anew, too

@@ -75,8 +75,10 @@ type Vault struct {
 	config  Config
 	keepers atomic.Pointer[[]keeper]
 	digest  []byte
-	clock   func() time.Time
-	log     *slog.Logger
+	// lost is how many entries no key opened when everything was wrapped anew.
+	lost  atomic.Int64
+	clock func() time.Time
+	log   *slog.Logger
 }
 
 // entry is what the store holds.

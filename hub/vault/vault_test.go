@@ -444,3 +444,35 @@ func TestCanary(t *testing.T) {
 		t.Error("the log holds the canary")
 	}
 }
+
+// TestFormerKeysAreNotCalledNeedless wraps anew while one of two former keys
+// cannot be used.
+func TestFormerKeysAreNotCalledNeedless(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, file := memory.New(), filepath.Join(t.TempDir(), "vault.key")
+		line := func(b byte) string { return base64.StdEncoding.EncodeToString(bytes.Repeat([]byte{b}, 32)) + "\n" }
+		for _, keys := range []string{line(1), line(2)} {
+			if err := os.WriteFile(file, []byte(keys), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			keep(t, open(t, vault.Config{Store: s, KeyFile: file}), map[string]string{"k": "v"}, nil)
+		}
+		if err := os.WriteFile(file, []byte(line(3)+line(2)), 0o600); err != nil { // the first is away
+			t.Fatal(err)
+		}
+		var log bytes.Buffer
+		v := open(t, vault.Config{Store: s, KeyFile: file, Logger: slog.New(slog.NewTextHandler(&log, nil))})
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan error, 1)
+		go func() { done <- v.Run(ctx) }()
+		time.Sleep(11 * time.Minute) // simulated
+		synctest.Wait()
+		cancel()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+		if said := log.String(); strings.Contains(said, "can be dropped") || strings.Count(said, "none of the keys opens some entries") != 3 {
+			t.Errorf("the log: %s", said)
+		}
+	})
+}
