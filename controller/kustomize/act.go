@@ -6,13 +6,13 @@ import (
 	"fmt"
 	"time"
 
+	eventv1 "github.com/fluxcd/pkg/apis/event/v1"
 	"github.com/fluxcd/pkg/apis/meta"
 	"github.com/fluxcd/pkg/runtime/conditions"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/types"
 	ctrl "sigs.k8s.io/controller-runtime"
-	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	kustomizev1 "github.com/fluxcd/kustomize-controller/api/v1"
 
@@ -109,21 +109,13 @@ func (l *loop) recordIntent(ctx context.Context, s *scope) error {
 	if len(apply.Missing(s.refs, old)) == 0 {
 		return nil
 	}
-	return l.writeInventory(ctx, s, union)
-}
-
-// writeInventory writes nothing but the inventory: the status that is written
-// at the end is compared with what was read at the beginning.
-func (l *loop) writeInventory(ctx context.Context, s *scope, refs []apply.Ref) error {
-	before := &kustomizev1.Kustomization{ObjectMeta: *s.obj.ObjectMeta.DeepCopy()}
-	before.Status.Inventory = s.obj.Status.Inventory
-	after := before.DeepCopy()
-	after.Status.Inventory = apply.Inventory(refs)
-	if err := l.client.Status().Patch(ctx, after, client.MergeFrom(before), client.FieldOwner(fieldOwner)); err != nil {
+	s.obj.Status.Inventory = apply.Inventory(union)
+	if waits(s.obj) && s.known.content != s.content(s.built.Digest) && conditions.GetReason(s.obj, meta.ReadyCondition) != meta.ReconciliationFailedReason {
+		s.markProgress() // the wait that follows needs no write of its own, and no failure is hidden
+	}
+	if err := s.write(ctx); err != nil {
 		return phase.Transient(meta.ReconciliationFailedReason, fmt.Errorf("record inventory: %w", err))
 	}
-	s.obj.Status.Inventory = apply.Inventory(refs)
-	s.obj.ResourceVersion = after.ResourceVersion
 	return nil
 }
 
@@ -138,15 +130,15 @@ func (l *loop) apply(ctx context.Context, s *scope) error {
 	})
 	s.changes, s.fights = out.Changes, out.Fights
 	if err != nil {
-		if werr := l.withdrawIntent(ctx, s, out.Changes, err); werr != nil {
-			return werr
-		}
+		s.withdrawIntent(out.Changes, err)
 		l.memory.forget(s.key)
 		l.remember(s, meta.ReconciliationFailedReason)
 		return retry(s.obj, meta.ReconciliationFailedReason, err)
 	}
 	if len(out.Pending) == 0 { // the scope of every kind is known by now
-		s.refs = refsOf(out.Changes)
+		if made := refsOf(out.Changes); len(made) != len(s.refs) || len(apply.Missing(made, s.refs)) > 0 {
+			s.refs = made
+		}
 		s.foreign = foreignOf(out.Changes)
 	}
 	if len(out.Pending) > 0 {
@@ -161,16 +153,15 @@ func (l *loop) apply(ctx context.Context, s *scope) error {
 
 // withdrawIntent takes out of the inventory what was to be made and surely was
 // not: nobody may have the right to delete it either.
-func (l *loop) withdrawIntent(ctx context.Context, s *scope, made []apply.Change, err error) error {
+func (s *scope) withdrawIntent(made []apply.Change, err error) {
 	uncertain, all := apply.Uncertain(err)
 	if all {
-		return nil
+		return
 	}
 	refs := apply.Union(s.recorded, append(refsOf(made), uncertain...))
-	if len(refs) == len(apply.Refs(s.obj.Status.Inventory)) {
-		return nil
+	if len(refs) != len(apply.Refs(s.obj.Status.Inventory)) {
+		s.obj.Status.Inventory = apply.Inventory(refs)
 	}
-	return l.writeInventory(ctx, s, refs)
 }
 
 func refsOf(changes []apply.Change) []apply.Ref {
@@ -256,6 +247,9 @@ func (l *loop) success(s *scope) phase.Success {
 	if s.recheck > 0 {
 		out.Interval = min(out.Interval, s.recheck)
 	}
+	if news {
+		out.Notice = l.commitStatus(s)
+	}
 	for _, f := range s.fights {
 		out.Interval = min(out.Interval, max(f.Until.Sub(l.now()), time.Millisecond))
 		out.Message += "; " + f.Brief()
@@ -281,6 +275,16 @@ func (l *loop) keep(s *scope) {
 		l.store.forget(s.key)
 		ctrl.Log.WithName(fieldOwner).Info("what was applied is not kept across restarts", "error", err.Error())
 	}
+}
+
+// commitStatus tells the notification controller what became of the revision,
+// so that it can say so at the Git server; other receivers skip it. It is no
+// Kubernetes Event, which would be a write for every Kustomization and revision.
+func (l *loop) commitStatus(s *scope) *event.Event {
+	m := l.metadata(s)
+	m[group+"/"+eventv1.MetaCommitStatusKey] = eventv1.MetaCommitStatusUpdateValue
+	return &event.Event{Severity: event.Info, Reason: meta.ReconciliationSucceededReason, Metadata: m, Notify: true,
+		Message: fmt.Sprintf("Reconciliation finished in %s, next run in %s", l.now().Sub(s.started), s.obj.Spec.Interval.Duration)}
 }
 
 // fightReason of the event about an object that two field managers change.

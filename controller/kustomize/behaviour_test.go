@@ -109,9 +109,9 @@ func TestHealthCheckExpressions(t *testing.T) {
 		u := &unstructured.Unstructured{}
 		u.SetAPIVersion("health.example.com/v1")
 		u.SetKind("Widget")
-		if err := w.client.Get(w.ctx, client.ObjectKey{Namespace: w.ns, Name: "w"}, u); err != nil {
-			t.Fatal(err)
-		}
+		kubetest.Eventually(t, 10*time.Second, func() error {
+			return w.client.Get(w.ctx, client.ObjectKey{Namespace: w.ns, Name: "w"}, u)
+		})
 		u.Object["status"] = map[string]any{"phase": value}
 		if err := w.client.Status().Update(w.ctx, u); err != nil {
 			t.Fatal(err)

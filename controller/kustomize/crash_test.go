@@ -49,7 +49,8 @@ func TestMain(m *testing.M) {
 }
 
 // runChild runs the loop until it is killed, or kills itself at the point that
-// it is told, <name> or <name>:<how often it is passed before>.
+// it is told, <name> or <name>:<how often it is passed before>. At the
+// point <name>!memory it gets no more memory instead.
 func runChild() error {
 	ctrl.SetLogger(logr.Discard())
 	config, err := host.RESTConfig(os.Getenv(childConfig))
@@ -60,12 +61,17 @@ func runChild() error {
 		config.UserAgent = hostAgent
 	}
 	at, after, _ := strings.Cut(os.Getenv(childFault), ":")
+	at, starves := strings.CutSuffix(at, "!memory")
 	left, _ := strconv.Atoi(after)
 	fault := func(point string) {
 		if point != at {
 			return
 		}
-		if left--; left < 0 {
+		if left--; left < 0 && starves {
+			if err := noMoreMemory(); err != nil {
+				panic(err)
+			}
+		} else if left < 0 {
 			_ = syscall.Kill(os.Getpid(), syscall.SIGKILL)
 			select {} // the signal is on its way
 		}
@@ -112,7 +118,9 @@ func (c *child) start(fault string) {
 		kubeconfig = c.w.c.Kubeconfig
 	}
 	c.cmd.Env = append(os.Environ(), childLeader+"="+c.leader, childConfig+"="+kubeconfig, childStorage+"="+c.dir, childNumber+"="+c.w.ns, childFault+"="+fault)
-	c.cmd.Stderr = os.Stderr
+	if !strings.HasSuffix(fault, "!memory") { // the runtime has much to say
+		c.cmd.Stderr = os.Stderr
+	}
 	if err := c.cmd.Start(); err != nil {
 		c.w.t.Fatal(err)
 	}

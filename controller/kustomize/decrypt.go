@@ -24,9 +24,9 @@ const providerSOPS = "sops"
 const scopeKMS = "https://www.googleapis.com/auth/cloudkms"
 
 // decryption loads the keys that the Kustomization may decrypt with: those of
-// its Secret, read as the tenant, and at the clouds' key services those of its
-// service account, or of this process when it names none. Nobody else's keys
-// are in reach. It is nil for a Kustomization that decrypts nothing.
+// its Secret, read as the tenant, and at the clouds' key services those that
+// cloudsOf gives. Nobody else's keys are in reach. It is nil for a Kustomization
+// that decrypts nothing.
 func (l *loop) decryption(ctx context.Context, s *scope) (manifest.Decrypter, error) {
 	d := s.obj.Spec.Decryption
 	if d == nil {
@@ -54,12 +54,17 @@ func (l *loop) decryption(ctx context.Context, s *scope) (manifest.Decrypter, er
 }
 
 // cloudsOf gives the credentials of the service account that the Kustomization
-// names for decryption, else of this process. They are cached by identity.
+// names for decryption, else of the default one, else of this process: in
+// lockdown only where that is allowed, because whoever may write a Kustomization
+// could decrypt what is meant for others. They are cached by identity.
 func (l *loop) cloudsOf(k *kustomizev1.Kustomization) decrypt.Clouds {
-	if l.clouds == nil {
+	name, identity := k.Spec.Decryption.ServiceAccountName, "controller"
+	if name == "" {
+		name = l.options.DefaultDecryptionServiceAccount
+	}
+	if l.clouds == nil || name == "" && l.options.NoCrossNamespaceRefs && !l.options.SharedDecryptionIdentity {
 		return decrypt.Clouds{}
 	}
-	name, identity := k.Spec.Decryption.ServiceAccountName, "controller"
 	if name != "" {
 		identity = "service account " + k.Namespace + "/" + name
 	}

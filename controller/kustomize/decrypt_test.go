@@ -10,6 +10,8 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"headwater.dev/dev/sealed"
+	"headwater.dev/kernel/cloud"
+	"headwater.dev/kernel/host"
 )
 
 func newKey(t *testing.T) *sealed.Key {
@@ -90,4 +92,32 @@ func TestA34KeysOfAnotherNamespace(t *testing.T) {
 	other.secret("keys", "b.agekey", newKey(t).Private())
 	other.kustomization("app", decryptsWith("keys"))
 	other.failed("app", meta.BuildFailedReason, "no *.agekey of the decryption Secret belongs to it")
+}
+
+// TestA34WhoseCloudIdentity: without a name, the default service account is
+// who decrypts; in lockdown never the controllers themselves, unless allowed.
+func TestA34WhoseCloudIdentity(t *testing.T) {
+	tests := map[string]struct {
+		named   string
+		options host.Options
+		want    string // identity; empty for nobody
+	}{
+		"named":            {"mine", host.Options{NoCrossNamespaceRefs: true, DefaultDecryptionServiceAccount: "other"}, "service account tenant/mine"},
+		"default":          {"", host.Options{NoCrossNamespaceRefs: true, DefaultDecryptionServiceAccount: "other"}, "service account tenant/other"},
+		"default of all":   {"", host.Options{DefaultDecryptionServiceAccount: "other"}, "service account tenant/other"},
+		"lockdown":         {"", host.Options{NoCrossNamespaceRefs: true}, ""},
+		"lockdown, shared": {"", host.Options{NoCrossNamespaceRefs: true, SharedDecryptionIdentity: true}, "controller"},
+		"no lockdown":      {"", host.Options{}, "controller"},
+	}
+	for name, c := range tests {
+		t.Run(name, func(t *testing.T) {
+			l := &loop{options: c.options, clouds: &cloud.Providers{}}
+			k := &kustomizev1.Kustomization{ObjectMeta: metav1.ObjectMeta{Namespace: "tenant", Name: "app"}}
+			k.Spec.Decryption = &kustomizev1.Decryption{Provider: "sops", ServiceAccountName: c.named}
+			got := l.cloudsOf(k)
+			if got.Identity != c.want || (got.Azure != nil) != (c.want != "") || (got.AWS != nil) != (c.want != "") || (got.GCP != nil) != (c.want != "") {
+				t.Errorf("identity %q, want %q", got.Identity, c.want)
+			}
+		})
+	}
 }

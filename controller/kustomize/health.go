@@ -62,7 +62,7 @@ func (l *loop) look(ctx context.Context, s *scope, refs []apply.Ref) (map[apply.
 
 // healthContent keeps since when the present content is not healthy.
 func (s *scope) healthContent(now time.Time, v verdict) {
-	content := s.known.digest + "@" + s.revision() + fmt.Sprint(s.obj.Generation)
+	content := s.content(s.known.digest)
 	fresh := s.known.content == ""
 	if s.known.content != content {
 		same := s.built == nil && s.known.wasHealthy // another revision of the same objects
@@ -79,6 +79,20 @@ func (s *scope) healthContent(now time.Time, v verdict) {
 	if fresh {
 		s.known.unhealthySince = s.waitingSince(now)
 	}
+}
+
+// content names what is waited for.
+func (s *scope) content(digest string) string {
+	return digest + "@" + s.revision() + fmt.Sprint(s.obj.Generation)
+}
+
+// markProgress says that health is waited for, and returns how.
+func (s *scope) markProgress() string {
+	message := fmt.Sprintf("Running health checks for revision %s with a timeout of %s", s.revision(), s.obj.GetTimeout())
+	conditions.MarkUnknown(s.obj, meta.HealthyCondition, meta.ProgressingReason, "%s", message)
+	conditions.MarkReconciling(s.obj, meta.ProgressingReason, "%s", message)
+	conditions.MarkUnknown(s.obj, meta.ReadyCondition, meta.ProgressingReason, "%s", message)
+	return message
 }
 
 // waitingSince is when the wait for the present revision began, which may have
@@ -107,8 +121,7 @@ func (l *loop) healthOutcome(s *scope, v verdict, polled bool) error {
 		s.recheck = left
 		return nil
 	}
-	message := fmt.Sprintf("Running health checks for revision %s with a timeout of %s", s.revision(), timeout)
-	conditions.MarkUnknown(k, meta.HealthyCondition, meta.ProgressingReason, "%s", message)
+	message := s.markProgress()
 	if polled {
 		left = min(left, pollPeriod)
 	}

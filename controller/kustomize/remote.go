@@ -94,6 +94,12 @@ func (l *loop) clusterOfConfigMap(ctx context.Context, k *kustomizev1.Kustomizat
 	if err := l.readInput(ctx, local, inputRef("ConfigMap", k.Namespace, name), cm); err != nil {
 		return tenant.Cluster{}, l.inputFailed(k, field, err)
 	}
+	if name := l.options.DefaultKubeConfigServiceAccount; name != "" && cm.Data[meta.KubeConfigKeyServiceAccountName] == "" {
+		if cm.Data == nil {
+			cm.Data = map[string]string{}
+		}
+		cm.Data[meta.KubeConfigKeyServiceAccountName] = name
+	}
 	if cm.Data[meta.KubeConfigKeyServiceAccountName] == "" && local.Identity.ServiceAccount != "" {
 		return tenant.Cluster{}, phase.Stalled(acl.AccessDeniedReason, fmt.Errorf(
 			"%s: ConfigMap %q has no %s: without one the controller's own cloud identity would be used", field, name, meta.KubeConfigKeyServiceAccountName))

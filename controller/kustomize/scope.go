@@ -1,6 +1,7 @@
 package kustomize
 
 import (
+	"context"
 	"time"
 
 	kustomizev1 "github.com/fluxcd/kustomize-controller/api/v1"
@@ -43,6 +44,7 @@ type scope struct {
 	obj     *kustomizev1.Kustomization
 	key     types.NamespacedName
 	started time.Time
+	write   func(context.Context) error // the status so far
 	// known is what is remembered of the last reconcile; it only saves work.
 	known    known
 	receipts []apply.Receipt // of before a restart

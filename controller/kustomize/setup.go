@@ -107,7 +107,8 @@ func (l *loop) reconciler() *phase.Reconciler[*kustomizev1.Kustomization, scope]
 		Status: func(k *kustomizev1.Kustomization) phase.Fields {
 			return phase.Fields{ObservedGeneration: &k.Status.ObservedGeneration, HandledReconcileAt: &k.Status.LastHandledReconcileAt}
 		},
-		Begin: l.begin, Phases: l.phases(), Finalize: l.finalizers(),
+		Checkpoint: func(s *scope, write func(context.Context) error) { s.write = write },
+		Begin:      l.begin, Phases: l.phases(), Finalize: l.finalizers(),
 		Success: l.success, Metadata: l.metadata, Gone: l.gone,
 	}
 }

@@ -263,6 +263,11 @@ func TestA49ForceKeepsData(t *testing.T) {
 	if uid() != was {
 		t.Error("the claim was deleted without consent")
 	}
+	revision := w.publish("repo", map[string]string{"c.yaml": fmt.Sprintf(claim, ", annotations: {kustomize.toolkit.fluxcd.io/force: enabled}", "two")})
+	w.ready("app", revision)
+	if uid() == was {
+		t.Error("the claim was not recreated, with consent")
+	}
 }
 
 // TestA50FailingOnesDoNotStarve: many that never become ready, and that fail,

@@ -37,6 +37,8 @@ var running struct {
 	sync.Once
 	h   *host.Host
 	err error
+	// receiver of its notifications.
+	receiver receiver
 }
 
 // world is one tenant's namespace in a real cluster with a real host.
@@ -96,6 +98,7 @@ func startHost(c *kubetest.Cluster) error {
 	}
 	config := rest.CopyConfig(c.Config)
 	config.UserAgent = hostAgent
+	running.receiver.start()
 	h, err := newHost(config, dir, "!"+childLabel, nil)
 	if err != nil {
 		return err
@@ -108,7 +111,7 @@ func startHost(c *kubetest.Cluster) error {
 // newHost is a host with this loop, of objects with matching labels.
 func newHost(config *rest.Config, dir, selector string, fault func(string)) (*host.Host, error) {
 	h, err := host.New(config, host.Options{
-		Fault: fault, WatchLabelSelector: selector, LeaderElection: os.Getenv(childLeader) != "",
+		EventsAddr: running.receiver.url, Fault: fault, WatchLabelSelector: selector, LeaderElection: os.Getenv(childLeader) != "",
 		Namespace: "default", WatchAllNamespaces: true, MetricsAddr: "0", HealthAddr: "0", StoragePath: dir,
 		StorageAdvAddr: "127.0.0.1:1", NoCrossNamespaceRefs: true, DefaultServiceAccount: "flux-applier", NoRemoteBases: true, StrictSubstitution: true,
 		Concurrent: 8, RequeueDependency: time.Minute, MinRetryDelay: 100 * time.Millisecond, MaxRetryDelay: time.Minute,

@@ -42,6 +42,8 @@ type Options struct {
 	AuditLog bool
 	// NoWebhooks makes the API server skip admission webhooks: pods that nothing runs cannot answer them.
 	NoWebhooks bool
+	// Etcd are the addresses of an etcd that somebody else runs; empty: one of the cluster's own.
+	Etcd []string
 	// Placement is where the processes run; zero: on this machine, reachable by 127.0.0.1 only.
 	Placement Placement
 }

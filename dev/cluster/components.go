@@ -39,10 +39,7 @@ var errPortTaken = errors.New("port is taken")
 
 // startAPI starts etcd and the API server.
 func (c *Cluster) startAPI(ctx context.Context) error {
-	_, err := c.run("etcd", "--data-dir=etcd", "--unsafe-no-fsync", "--log-level=warn",
-		"--listen-client-urls="+etcdSocket, "--advertise-client-urls="+etcdSocket,
-		"--listen-peer-urls="+peerSocket, "--initial-advertise-peer-urls="+peerSocket, "--initial-cluster=default="+peerSocket)
-	if err != nil {
+	if err := c.startEtcd(); err != nil {
 		return err
 	}
 	args, err := c.apiServerArgs()
@@ -70,6 +67,25 @@ func (c *Cluster) startAPI(ctx context.Context) error {
 		return ended
 	}
 	return err
+}
+
+// startEtcd starts etcd, if it is the cluster's own.
+func (c *Cluster) startEtcd() error {
+	if len(c.options.Etcd) > 0 {
+		return nil
+	}
+	_, err := c.run("etcd", "--data-dir=etcd", "--unsafe-no-fsync", "--log-level=warn",
+		"--listen-client-urls="+etcdSocket, "--advertise-client-urls="+etcdSocket,
+		"--listen-peer-urls="+peerSocket, "--initial-advertise-peer-urls="+peerSocket, "--initial-cluster=default="+peerSocket)
+	return err
+}
+
+// etcdServers are where the API server finds etcd.
+func (c *Cluster) etcdServers() string {
+	if len(c.options.Etcd) > 0 {
+		return strings.Join(c.options.Etcd, ",")
+	}
+	return etcdSocket
 }
 
 // apiServerArgs issues the API server's certificates and returns its flags.
@@ -104,7 +120,7 @@ func (c *Cluster) apiServerArgs() ([]string, error) {
 		args = append(args, "--disable-admission-plugins=MutatingAdmissionWebhook,ValidatingAdmissionWebhook")
 	}
 	return append(args,
-		"--etcd-servers="+etcdSocket, "--secure-port="+strconv.Itoa(c.port),
+		"--etcd-servers="+c.etcdServers(), "--secure-port="+strconv.Itoa(c.port),
 		"--service-cluster-ip-range="+serviceNetwork, "--allow-privileged",
 		"--authorization-mode=Node,RBAC", "--enable-admission-plugins=NodeRestriction",
 		"--client-ca-file="+c.pki.path("ca.crt"),

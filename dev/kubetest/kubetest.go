@@ -154,7 +154,11 @@ func start(name string) (*Cluster, error) {
 	if err != nil {
 		return nil, err
 	}
-	running, err := cluster.Start(ctx, cluster.Options{Name: name, Binary: binary, AuditLog: true})
+	return startWith(ctx, cluster.Options{Name: name, Binary: binary, AuditLog: true})
+}
+
+func startWith(ctx context.Context, o cluster.Options) (*Cluster, error) {
+	running, err := cluster.Start(ctx, o)
 	if err != nil {
 		return nil, err
 	}

@@ -6,6 +6,7 @@ package event
 import (
 	"context"
 	"fmt"
+	"maps"
 	"time"
 
 	"github.com/fluxcd/pkg/apis/meta"
@@ -13,6 +14,7 @@ import (
 	"github.com/fluxcd/pkg/runtime/events"
 	"github.com/fluxcd/pkg/runtime/metrics"
 	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/client-go/tools/reference"
 	ctrl "sigs.k8s.io/controller-runtime"
@@ -30,7 +32,7 @@ const (
 
 // queueLength bounds what waits for a slow receiver; beyond it events are
 // dropped and logged, because a worker never waits for one.
-const queueLength = 1024
+const queueLength = 8192
 
 // Event is something that happened.
 type Event struct {
@@ -41,11 +43,16 @@ type Event struct {
 	// Metadata is sent along, for example the revision under the API group's
 	// "revision" key. It holds no secret.
 	Metadata map[string]string
+	// Notify sends the event to the notification controller alone: the API
+	// server hears nothing of it.
+	Notify bool
 }
 
 // Recorder records events of one controller.
 type Recorder struct {
-	sink    events.Recorder
+	sink events.Recorder
+	// notify posts without a Kubernetes Event; nil without an address.
+	notify  events.Recorder
 	queue   chan func()
 	scheme  *runtime.Scheme
 	metrics *metrics.Recorder
@@ -58,7 +65,14 @@ func NewRecorder(mgr ctrl.Manager, addr, component string) (*Recorder, error) {
 	if err != nil {
 		return nil, fmt.Errorf("make event recorder of %s: %w", component, err)
 	}
-	r := &Recorder{sink: sink, queue: make(chan func(), queueLength), scheme: mgr.GetScheme()}
+	var notify events.Recorder
+	if addr != "" {
+		notify, err = events.NewRecorder(mgr.GetLogger(), addr, component, events.WithScheme(mgr.GetScheme()), events.WithRetryMax(2))
+		if err != nil {
+			return nil, fmt.Errorf("make notifier of %s: %w", component, err)
+		}
+	}
+	r := &Recorder{sink: sink, notify: notify, queue: make(chan func(), queueLength), scheme: mgr.GetScheme()}
 	if err := mgr.Add(r); err != nil {
 		return nil, fmt.Errorf("add event recorder of %s: %w", component, err)
 	}
@@ -117,9 +131,20 @@ func (r *Recorder) reference(obj runtime.Object) *corev1.ObjectReference {
 
 // Record queues an event of an object and returns at once.
 func (r *Recorder) Record(ctx context.Context, obj runtime.Object, e Event) {
-	obj = obj.DeepCopyObject()
+	sink := r.sink
+	if e.Notify {
+		sink = r.notify
+	}
+	if sink == nil {
+		return
+	}
+	obj, err := r.subject(obj)
+	if err != nil {
+		ctrl.LoggerFrom(ctx).Error(err, "event dropped", "reason", e.Reason)
+		return
+	}
 	send := func() {
-		r.sink.AnnotatedEventf(obj, nil, e.Metadata, string(e.Severity), e.Reason, e.Reason, "%s", e.Message)
+		sink.AnnotatedEventf(obj, nil, e.Metadata, string(e.Severity), e.Reason, e.Reason, "%s", e.Message)
 	}
 	select {
 	case r.queue <- send:
@@ -138,4 +163,20 @@ func (r *Recorder) Start(ctx context.Context) error {
 			return nil
 		}
 	}
+}
+
+// subject is what an event needs of an object, which is much less than a copy
+// of it with its inventory: many events may be queued.
+func (r *Recorder) subject(obj runtime.Object) (runtime.Object, error) {
+	ref, err := reference.GetReference(r.scheme, obj)
+	if err != nil {
+		return nil, fmt.Errorf("name the object of an event: %w", err)
+	}
+	s := &metav1.PartialObjectMetadata{}
+	s.SetGroupVersionKind(ref.GroupVersionKind())
+	s.Namespace, s.Name, s.UID, s.ResourceVersion = ref.Namespace, ref.Name, ref.UID, ref.ResourceVersion
+	if o, ok := obj.(metav1.Object); ok {
+		s.Annotations = maps.Clone(o.GetAnnotations())
+	}
+	return s, nil
 }

@@ -36,8 +36,8 @@ type Success struct {
 	Reason, Message string
 	// Interval until the next reconcile, jittered; zero for none.
 	Interval time.Duration
-	// Event is recorded when not nil.
-	Event *event.Event
+	// Event is recorded when not nil, and Notice after it.
+	Event, Notice *event.Event
 }
 
 // Reconciler is the shell around a loop: it reads the object, keeps the
@@ -58,6 +58,9 @@ type Reconciler[T Object, S any] struct {
 	// Begin makes the scope of one reconcile. The phases change the status of
 	// the very object given.
 	Begin func(T) *S
+	// Checkpoint gives the scope a function that writes the status as it is so
+	// far; what is written at the end is compared with that. It may be nil.
+	Checkpoint func(*S, func(context.Context) error)
 
 	Phases   []Phase[S]
 	Finalize []Phase[S]
@@ -101,15 +104,31 @@ func (r *Reconciler[T, S]) run(ctx context.Context, obj T) (ctrl.Result, error) 
 	if at, ok := meta.ReconcileAnnotationValue(obj.GetAnnotations()); ok && r.Status != nil {
 		*r.Status(obj).HandledReconcileAt = at
 	}
-	scope := r.Begin(obj)
+	scope, written := r.Begin(obj), before
+	if r.Checkpoint != nil {
+		r.Checkpoint(scope, func(ctx context.Context) error {
+			now := obj.DeepCopyObject().(T)
+			if err := r.write(ctx, written, now); err != nil {
+				return err
+			}
+			now.SetManagedFields(obj.GetManagedFields()) // the cache may not have them
+			written = now
+			obj.SetResourceVersion(now.GetResourceVersion())
+			return nil
+		})
+	}
 	if err := Chain(ctx, scope, r.Phases); err != nil {
 		if ctx.Err() != nil {
 			return ctrl.Result{}, nil // shutting down: the outcome says nothing about the object
 		}
-		return r.failed(ctx, before, obj, scope, Classify(err))
+		return r.failed(ctx, outcome[T]{before, written, obj}, scope, Classify(err))
 	}
-	return r.succeeded(ctx, before, obj, r.Success(scope))
+	return r.succeeded(ctx, written, obj, r.Success(scope))
 }
+
+// outcome is an object as it was at the beginning, as its status was written
+// last, and as it is to be.
+type outcome[T any] struct{ before, written, obj T }
 
 func (r *Reconciler[T, S]) succeeded(ctx context.Context, before, obj T, s Success) (ctrl.Result, error) {
 	conditions.Delete(obj, meta.ReconcilingCondition)
@@ -119,8 +138,10 @@ func (r *Reconciler[T, S]) succeeded(ctx context.Context, before, obj T, s Succe
 	if err := r.write(ctx, before, obj); err != nil {
 		return ctrl.Result{}, err
 	}
-	if s.Event != nil && r.Events != nil {
-		r.Events.Record(ctx, obj, *s.Event)
+	for _, e := range []*event.Event{s.Event, s.Notice} {
+		if e != nil && r.Events != nil {
+			r.Events.Record(ctx, obj, *e)
+		}
 	}
 	if s.Interval <= 0 {
 		return ctrl.Result{}, nil
@@ -128,7 +149,8 @@ func (r *Reconciler[T, S]) succeeded(ctx context.Context, before, obj T, s Succe
 	return jitter.JitteredRequeueInterval(ctrl.Result{RequeueAfter: s.Interval}), nil
 }
 
-func (r *Reconciler[T, S]) failed(ctx context.Context, before, obj T, scope *S, e *Error) (ctrl.Result, error) {
+func (r *Reconciler[T, S]) failed(ctx context.Context, o outcome[T], scope *S, e *Error) (ctrl.Result, error) {
+	obj := o.obj
 	if e.Quiet {
 		return ctrl.Result{RequeueAfter: e.After}, nil
 	}
@@ -136,8 +158,8 @@ func (r *Reconciler[T, S]) failed(ctx context.Context, before, obj T, scope *S, 
 	if e.Class == ClassStalled {
 		*r.Status(obj).ObservedGeneration = obj.GetGeneration()
 	}
-	news := !sameReady(before, obj)
-	if err := r.write(ctx, before, obj); err != nil {
+	news := !sameReady(o.before, obj)
+	if err := r.write(ctx, o.written, obj); err != nil {
 		return ctrl.Result{}, err
 	}
 	if news {
@@ -245,7 +267,7 @@ func (r *Reconciler[T, S]) remove(ctx context.Context, obj T) (ctrl.Result, erro
 		if ctx.Err() != nil {
 			return ctrl.Result{}, nil
 		}
-		return r.failed(ctx, before, obj, scope, Classify(err))
+		return r.failed(ctx, outcome[T]{before, before, obj}, scope, Classify(err))
 	}
 	r.Events.Gone(obj)
 	return ctrl.Result{}, r.patchFinalizer(ctx, obj, func() { controllerutil.RemoveFinalizer(obj, r.Finalizer) })
