@@ -28,22 +28,27 @@ func TestA01NoWayAround(t *testing.T) {
 	}
 	attacks := map[string]attack{}
 	for name, text := range map[string]map[string]string{
-		"case":                   {"kustomization.yaml": "Resources: ['URL']"},
-		"folded letter":          {"kustomization.yaml": "reſourceſ: ['URL']"},
-		"bases in capitals":      {"kustomization.yaml": "BASES: ['URL']"},
-		"case of a patch":        {"kustomization.yaml": "resources: [x.yaml]\npatches: [{Path: 'URL'}]"},
-		"case of a file":         {"kustomization.yaml": "configMapGenerator: [{name: g, Files: ['k=URL']}]"},
-		"duplicate key":          {"kustomization.yaml": "namePrefix: a\nnamePrefix: b\nresources: ['URL']"},
-		"duplicate list":         {"kustomization.yaml": "resources: [x.yaml]\nresources: ['URL']"},
-		"nested duplicate":       {"kustomization.yaml": "resources: ['URL']\ncommonLabels: {a: b, a: c}"},
-		"binary":                 {"kustomization.yaml": "!!binary cmVzb3VyY2Vz : ['URL']"},
-		"merge":                  {"kustomization.yaml": "<<: {resources: ['URL']}"},
-		"plugin in flow":         plugin("{apiVersion: builtin, kind: PatchTransformer, metadata: {name: t}, path: 'URL'}"),
-		"plugin in JSON":         plugin(`{"apiVersion":"builtin","kind":"PatchTransformer","metadata":{"name":"t"},"path":"URL"}`),
-		"plugin escaped":         plugin("apiVersion: \"built\\u0069n\"\nkind: PatchTransformer\nmetadata: {name: t}\npath: 'URL'\n"),
-		"plugin with number":     plugin("apiVersion: builtin\nkind: PatchTransformer\nmetadata: {name: t}\npath: 'URL'\n1: x\n"),
-		"plugin inline":          {"kustomization.yaml": "resources: [x.yaml]\ntransformers: ['{apiVersion: builtin, kind: PatchTransformer, metadata: {name: t}, path: \"URL\"}']\n"},
-		"plugin inline, escaped": {"kustomization.yaml": "resources: [x.yaml]\ntransformers: ['{apiVersion: builtin, kind: PatchTransformer, metadata: {name: t}, path: \"http:\\u002f\\u002f127.0.0.1:PORT/x\"}']\n"},
+		"case":                          {"kustomization.yaml": "Resources: ['URL']"},
+		"folded letter":                 {"kustomization.yaml": "reſourceſ: ['URL']"},
+		"bases in capitals":             {"kustomization.yaml": "BASES: ['URL']"},
+		"case of a patch":               {"kustomization.yaml": "resources: [x.yaml]\npatches: [{Path: 'URL'}]"},
+		"case of a file":                {"kustomization.yaml": "configMapGenerator: [{name: g, Files: ['k=URL']}]"},
+		"duplicate key":                 {"kustomization.yaml": "namePrefix: a\nnamePrefix: b\nresources: ['URL']"},
+		"duplicate list":                {"kustomization.yaml": "resources: [x.yaml]\nresources: ['URL']"},
+		"nested duplicate":              {"kustomization.yaml": "resources: ['URL']\ncommonLabels: {a: b, a: c}"},
+		"binary":                        {"kustomization.yaml": "!!binary cmVzb3VyY2Vz : ['URL']"},
+		"line break":                    {"kustomization.yaml": "resources: [\"http://127.0.0.1:PORT/o/x.git\\n\"]"},
+		"component with a line break":   {"kustomization.yaml": "resources: [x.yaml]\ncomponents: [\"git::http://127.0.0.1:PORT/o/x.git\\n//d\"]"},
+		"transformer with a line break": {"kustomization.yaml": "resources: [x.yaml]\ntransformers: [\"http://127.0.0.1:PORT/o/x.git\\n\"]"},
+		"merge":                         {"kustomization.yaml": "<<: {resources: ['URL']}"},
+		"plugin in flow":                plugin("{apiVersion: builtin, kind: PatchTransformer, metadata: {name: t}, path: 'URL'}"),
+		"plugin in JSON":                plugin(`{"apiVersion":"builtin","kind":"PatchTransformer","metadata":{"name":"t"},"path":"URL"}`),
+		"plugin escaped":                plugin("apiVersion: \"built\\u0069n\"\nkind: PatchTransformer\nmetadata: {name: t}\npath: 'URL'\n"),
+		"plugin with number":            plugin("apiVersion: builtin\nkind: PatchTransformer\nmetadata: {name: t}\npath: 'URL'\n1: x\n"),
+		"plugin inline":                 {"kustomization.yaml": "resources: [x.yaml]\ntransformers: ['{apiVersion: builtin, kind: PatchTransformer, metadata: {name: t}, path: \"URL\"}']\n"},
+		"plugin inline, escaped":        {"kustomization.yaml": "resources: [x.yaml]\ntransformers: ['{apiVersion: builtin, kind: PatchTransformer, metadata: {name: t}, path: \"http:\\u002f\\u002f127.0.0.1:PORT/x\"}']\n"},
+		"plugin in an odd directory": {"kustomization.yaml": "resources: [x.yaml]\ntransformers: [\"d\\n\"]\n", "d\n/kustomization.yaml": "resources: [t.yaml]\n",
+			"d\n/t.yaml": "{apiVersion: builtin, kind: PatchTransformer, metadata: {name: t}, path: 'URL'}"},
 		"plugin by a patch": {"kustomization.yaml": "resources: [x.yaml]\ntransformers: [d]\n",
 			"d/kustomization.yaml": "resources: [t.yaml]\npatches: [{target: {kind: PatchTransformer}, patch: '[{op: replace, path: /apiVersion, value: builtin}]'}]\n",
 			"d/t.yaml":             "apiVersion: x/v1\nkind: PatchTransformer\nmetadata: {name: t}\npath: 'URL'\n"},
@@ -69,6 +74,13 @@ func TestA01NoWayAround(t *testing.T) {
 	refuse(t, attacks)
 }
 
+// TestA01AbsolutePlugin names a plugin configuration by where builds see it.
+func TestA01AbsolutePlugin(t *testing.T) {
+	refuse(t, map[string]attack{"absolute": {want: "is not allowed", files: map[string]string{
+		"x.yaml": configMap("x"), "kustomization.yaml": "resources: [x.yaml]\ntransformers: [" + mount + "/t.yaml]\n",
+		"t.yaml": "{apiVersion: builtin, kind: PatchTransformer, metadata: {name: t}, path: 'http://127.0.0.1:1/x.yaml'}"}}})
+}
+
 // TestA32SchemaByAnyName shows that a schema of one's own is seen as one however
 // it is written: beside others it would be theirs too.
 func TestA32SchemaByAnyName(t *testing.T) {
@@ -86,6 +98,17 @@ func TestA32SchemaByAnyName(t *testing.T) {
 		if _, err := Build(t.Context(), Request{Root: root, Spec: &kustomizev1.KustomizationSpec{}}); err != nil {
 			t.Errorf("%q: %v", key, err)
 		}
+	}
+}
+
+// TestInlinePlugin shows that an inline configuration may hold what looks like
+// an address or a path that leads out.
+func TestInlinePlugin(t *testing.T) {
+	root := files(t, map[string]string{"x.yaml": configMap("x"), "kustomization.yaml": "resources: [x.yaml]\ntransformers:\n- |-\n  apiVersion: builtin\n  kind: AnnotationsTransformer\n  metadata: {name: t}\n" +
+		"  annotations: {see: 'https://example.invalid/../../../../../x'}\n  fieldSpecs: [{path: metadata/annotations, create: true}]\n"})
+	r, err := Build(t.Context(), Request{Root: root, Spec: &kustomizev1.KustomizationSpec{}})
+	if err != nil || len(r.Objects) != 1 || r.Objects[0].GetAnnotations()["see"] == "" {
+		t.Fatalf("%v, %v", r, err)
 	}
 }
 

@@ -22,6 +22,8 @@ var (
 	anchored = regexp.MustCompile(`(?m)(^|[\s\[{,:-])[&*][^\s,\]}]`)
 	// userAt is the start of an SCP-style Git address.
 	userAt = regexp.MustCompile(`^[a-zA-Z][a-zA-Z0-9-]*@`)
+	// beginsRemote is the start of everything that kustomize fetches.
+	beginsRemote = regexp.MustCompile(`^(?i:[a-z][a-z0-9+.-]*://|[a-z][a-z0-9-]*@|git::|gh:|https?:|github\.com[/:])`)
 	// builtinConfig finds files that configure a built-in plugin.
 	builtinConfig = regexp.MustCompile(`(?m)^["']?apiVersion["']?\s*:\s*["']?builtin\b`)
 )
@@ -65,14 +67,23 @@ func (s *sandbox) guardPluginDir(rel, dir string, data []byte) error {
 	return nil
 }
 
-// notePlugin remembers a file or directory of plugin configurations.
+// notePlugin remembers a file or directory of plugin configurations. What is
+// outside is refused when it is read.
 func (s *sandbox) notePlugin(dir, value string) {
-	if value == "" || strings.Contains(value, "\n") || isRemote(value) {
+	p := value
+	if !path.IsAbs(p) {
+		p = path.Join(mount, dir, p)
+	}
+	p = path.Clean(p)
+	rel, ok := strings.CutPrefix(p, mount+"/")
+	if p == mount {
+		rel, ok = ".", true
+	}
+	if value == "" || len(value) > maxPath || !ok || isRemote(value) {
 		return
 	}
-	p := path.Join(mount, dir, value)
 	if !s.IsDir(p) {
-		s.plugins[path.Join(dir, value)] = true
+		s.plugins[rel] = true
 		return
 	}
 	if real, _, err := s.CleanedAbs(p); err == nil {
@@ -83,6 +94,8 @@ func (s *sandbox) notePlugin(dir, value string) {
 }
 
 const (
+	// maxPath is the length of the longest path, in bytes.
+	maxPath = 4096
 	// maxNodes and maxDepth bound what is looked at of one document.
 	maxNodes = 1_000_000
 	maxDepth = 1_000
@@ -223,7 +236,7 @@ func (s *sandbox) guardString(rel, dir, field, value string) error {
 	default:
 		return nil
 	}
-	if strings.Contains(value, "\n") || !isRemote(value) {
+	if !isRemote(value) || strings.Contains(value, "\n") && !beginsRemote.MatchString(strings.TrimSpace(value)) { // a patch may hold an address
 		return nil
 	}
 	if s.remote {
