@@ -116,9 +116,15 @@ func testHelmFromRepository(t *testing.T, w *world) {
 	}
 	w.update(c, func() { c.Spec.Version = ">=9" })
 	w.failing(c, invalidChartReference, `in the range ">=9"`)
-	if !conditions.IsTrue(c, sourcev1.FetchFailedCondition) || c.Status.Artifact == nil {
+	if !conditions.IsTrue(c, sourcev1.FetchFailedCondition) || !conditions.IsStalled(c) || c.Status.Artifact == nil {
 		t.Errorf("status %+v", c.Status)
 	}
+	// A new index frees it.
+	if _, err := repo.AddFiles(chartFiles("web", "9.0.0")); err != nil {
+		t.Fatal(err)
+	}
+	w.request(r)
+	w.ready(c, fmt.Sprintf("9.0.0+%d", c.Generation))
 	w.gone(c)
 	w.gone(r)
 }
@@ -175,7 +181,16 @@ func testHelmFromGit(t *testing.T, w *world) {
 			}
 		})
 		w.failing(o, bad.reason, bad.message)
+		if !conditions.IsStalled(o) {
+			t.Errorf("%s: not stalled", name)
+		}
 	}
+	// What was missing comes with the next commit.
+	w.commit("charts", map[string]string{"charts/nope/Chart.yaml": "apiVersion: v2\nname: nope\nversion: 3.0.0\n"})
+	w.request(r)
+	late := &sourcev1.HelmChart{}
+	late.Name, late.Namespace = "bad-path", w.namespace
+	w.ready(late, "3.0.0")
 }
 
 func testHelmFromRegistry(t *testing.T, w *world) {

@@ -242,12 +242,12 @@ func (l *loops) planTree(ctx context.Context, s *chartScope) (plan, error) {
 	defer tree.Release()
 	b, err := charts.OpenDir(tree.Root, o.Spec.Chart)
 	if err != nil {
-		return plan{}, phase.Transient(invalidChartReference, err)
+		return plan{}, phase.Stalled(invalidChartReference, err)
 	}
 	metadata := treeMetadata(o, a.Revision)
 	p := plan{name: b.Meta.Name}
 	if p.version, err = charts.WithMetadata(b.Meta.Version, metadata); err != nil {
-		return plan{}, phase.Transient(invalidChartReference, err)
+		return plan{}, phase.Stalled(invalidChartReference, err)
 	}
 	p.build = func(ctx context.Context) (made, error) {
 		tree, err := l.reader.Tree(ctx, a)
@@ -257,7 +257,7 @@ func (l *loops) planTree(ctx context.Context, s *chartScope) (plan, error) {
 		defer tree.Release()
 		b, err := charts.OpenDir(tree.Root, o.Spec.Chart)
 		if err != nil {
-			return made{}, phase.Transient(invalidChartReference, err)
+			return made{}, phase.Stalled(invalidChartReference, err)
 		}
 		if err := l.addDependencies(ctx, o.Namespace, b, place{root: tree.Root, dir: o.Spec.Chart}); err != nil {
 			return made{}, err
@@ -286,7 +286,7 @@ func treeMetadata(o *sourcev1.HelmChart, revision string) string {
 func finish(o *sourcev1.HelmChart, b *charts.Bundle, metadata string, read func(string) ([]byte, error)) (made, error) {
 	used, err := b.MergeValues(o.Spec.ValuesFiles, o.Spec.IgnoreMissingValuesFiles, read)
 	if err != nil {
-		return made{}, phase.Transient(valuesFilesError, err)
+		return made{}, phase.Stalled(valuesFilesError, err)
 	}
 	if err := b.SetVersion(metadata); err != nil {
 		return made{}, phase.Transient(chartPackageError, err)

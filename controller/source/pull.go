@@ -76,7 +76,7 @@ func findVersion(in io.ReadSeeker, name, want string) (charts.Version, error) {
 	case errors.Is(err, charts.ErrIndex):
 		return v, phase.Transient(sourcev1.IndexationFailedReason, err)
 	case err != nil:
-		return v, phase.Transient(invalidChartReference, fmt.Errorf("failed to get chart version for remote reference: %w", err))
+		return v, phase.Stalled(invalidChartReference, fmt.Errorf("failed to get chart version for remote reference: %w", err)) // until there is another index
 	}
 	return v, nil
 }
@@ -139,6 +139,7 @@ func (l *loops) findInRegistry(ctx context.Context, repo *sourcev1.HelmRepositor
 	}
 	version, err := charts.Pick(tags, want)
 	if err != nil {
+		// No watch tells of a new tag: it is looked for again.
 		return remoteChart{}, phase.Transient(invalidChartReference, fmt.Errorf("failed to get chart version for remote reference: chart %q: %w", name, err))
 	}
 	return found(version), nil
