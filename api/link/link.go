@@ -27,7 +27,7 @@ const (
 	// MaxReportBytes bounds the body of a Report.
 	MaxReportBytes = 4 << 20
 	// MaxItems bounds the items of a Report or a Desired.
-	MaxItems = 1000
+	MaxItems = resource.MaxItems
 )
 
 // Token is the answer of PathToken.

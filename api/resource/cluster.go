@@ -14,6 +14,10 @@ const (
 	AgentNotInstalled = "AgentNotInstalled"
 )
 
+// MaxItems is how many extensions and configurations a cluster can have together:
+// as many as its agent is told of.
+const MaxItems = 1000
+
 // OfflineAfter is how long a cluster may be silent and still count as
 // connected.
 const OfflineAfter = 15 * time.Minute

@@ -200,6 +200,8 @@ func (h child[P]) attempt(c *call, w wish, p validate.Problems) error {
 		if same {
 			return h.answer(c, w.cluster, was, http.StatusOK)
 		}
+	} else if err := c.room(w.cluster); err != nil {
+		return err
 	} else if err := h.admit(c, w.cluster, d.Name); err != nil {
 		return err
 	}

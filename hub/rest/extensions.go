@@ -74,6 +74,27 @@ func renderExtension(c *call, v view[extensionProperties]) error {
 	return nil
 }
 
+// room refuses one more resource of a cluster than its agent is told of.
+func (c *call) room(cluster clusterEntry) error {
+	n := 0
+	for _, prefix := range []string{c.server.extensions().prefix(cluster.record.Key), c.server.configurations().prefix(cluster.record.Key)} {
+		_, err := store.Each(c.ctx(), c.server.store, prefix, func(r store.Record) error {
+			if below(prefix, r.Key) {
+				n++
+			}
+			return nil
+		})
+		if err != nil {
+			return err
+		}
+	}
+	if n >= resource.MaxItems {
+		return arm.Errorf(arm.CodeLimitReached, "The cluster '%s' has %d extensions and configurations, the most that it can have: delete those that are no longer needed, "+
+			"or make several kustomizations of one configuration.", cluster.Name, n)
+	}
+	return nil
+}
+
 // onlyOne refuses a second instance of an extension that is installed once.
 func (s *Server) onlyOne(c *call, cluster clusterEntry, name string) error {
 	if err := s.noSourcesV1(c, cluster); err != nil {

@@ -113,3 +113,21 @@ func TestDeletionsThatWereCutOffGoOn(t *testing.T) {
 		h.must(200, "DELETE", inGroup+"?api-version=2022-09-01", "")
 	}
 }
+
+// TestAClusterHasAsManyAsItsAgentIsToldOf fills a cluster.
+func TestAClusterHasAsManyAsItsAgentIsToldOf(t *testing.T) {
+	h := start(t)
+	h.treasure()
+	for i := range resource.MaxItems - 3 { // there are the extension and one configuration
+		key := fmt.Sprintf("%s/c%d", strings.ToLower(inConfigurations), i)
+		if _, err := h.store.Put(t.Context(), store.Put{Key: key, Value: []byte(`{"name":"c"}`)}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	body := `{"properties":{"sourceKind":"GitRepository","gitRepository":{"url":"https://git.example/x","repositoryRef":{"branch":"main"}},"kustomizations":{"a":{"path":"./x"}}}}`
+	h.must(201, "PUT", inConfigurations+"/last?api-version=2023-05-01", body)
+	if a := h.send("PUT", inConfigurations+"/more?api-version=2023-05-01", body); a.status != 409 || a.code() != "LimitReached" {
+		t.Errorf("one more: %d %s", a.status, a.body)
+	}
+	h.must(200, "PUT", inConfigurations+"/last?api-version=2023-05-01", strings.Replace(body, "./x", "./y", 1))
+}
