@@ -25,6 +25,7 @@ type connectOptions struct {
 	member
 	location, distribution, infrastructure string
 	proxyHTTPS, proxySkip, image, agentHub string
+	enrolmentToken                         string
 	tags                                   []string
 	timeout                                time.Duration
 	onboarding                             int
@@ -40,9 +41,16 @@ func (s *session) connect() *cobra.Command {
 Makes a key pair in the cluster (a Secret in namespace headwater-system), gives its
 public half to the hub, and installs the agent, which opens one outbound connection
 to the hub. Repeating it upgrades the agent. The kubeconfig is needed for this
-command only.`,
+command only.
+
+With --enrolment-token nobody has to be logged in: HEADWATER_HUB, HEADWATER_CA and
+--subscription say where, the agent makes its key itself, and somebody with the right
+approves it (headwater enrolment approve).`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			o.timeout = time.Duration(o.onboarding) * time.Second
+			if o.enrolmentToken != "" {
+				return s.runEnrol(cmd, o)
+			}
 			return s.runConnect(cmd, o)
 		},
 	}
@@ -56,6 +64,7 @@ command only.`,
 	f.StringVar(&o.proxySkip, "proxy-skip-range", "", "hosts and networks that the proxy is not used for")
 	f.StringVar(&o.image, "agent-image", "", "image of the agent, repository[:tag] (default headwater.dev/agent with this version)")
 	f.StringVar(&o.agentHub, "agent-hub-url", "", "address by which the agent reaches the hub, https://host[:port] (default the one that is used here)")
+	f.StringVar(&o.enrolmentToken, "enrolment-token", "", "token with which the agent asks to be let in; give it as @FILE or @-")
 	f.IntVar(&o.onboarding, "onboarding-timeout", 600, "seconds to wait for the agent")
 	f.BoolVar(&o.noWait, "no-wait", false, "do not wait until the agent has connected")
 	f.BoolVarP(&o.yes, "yes", "y", false, "do not ask")

@@ -87,10 +87,8 @@ func (k *kube) identity(ctx context.Context) (id, public string, err error) {
 // newIdentity makes the key of a cluster. The private half never leaves the
 // cluster's Secret; the base64 of the public half is returned.
 func (k *kube) newIdentity(ctx context.Context, id string) (string, error) {
-	namespace := &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: agentNamespace,
-		Labels: map[string]string{"app.kubernetes.io/part-of": "headwater"}}}
-	if _, err := k.client.CoreV1().Namespaces().Create(ctx, namespace, metav1.CreateOptions{}); err != nil && !apierrors.IsAlreadyExists(err) {
-		return "", fmt.Errorf("make namespace %s in the cluster: %w", agentNamespace, err)
+	if err := k.makeNamespace(ctx); err != nil {
+		return "", err
 	}
 	key, err := rsa.GenerateKey(rand.Reader, identityBits)
 	if err != nil {
@@ -114,6 +112,16 @@ func (k *kube) newIdentity(ctx context.Context, id string) (string, error) {
 		return "", fmt.Errorf("keep the cluster's key: %w", err)
 	}
 	return publicOf(text)
+}
+
+// makeNamespace makes the agent's namespace unless it is there.
+func (k *kube) makeNamespace(ctx context.Context) error {
+	namespace := &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: agentNamespace,
+		Labels: map[string]string{"app.kubernetes.io/part-of": "headwater"}}}
+	if _, err := k.client.CoreV1().Namespaces().Create(ctx, namespace, metav1.CreateOptions{}); err != nil && !apierrors.IsAlreadyExists(err) {
+		return fmt.Errorf("make namespace %s in the cluster: %w", agentNamespace, err)
+	}
+	return nil
 }
 
 // publicOf gives the base64 of the public half of an RSA key in PEM.
@@ -164,6 +172,9 @@ func agentValues(o connectOptions, p profile, id string) map[string]any {
 	values := map[string]any{
 		"hub":     map[string]any{"url": strings.TrimSuffix(either(o.agentHub, p.Hub), "/"), "ca": p.CA},
 		"cluster": map[string]any{"id": id, "tenantId": p.TenantID},
+	}
+	if o.enrolmentToken != "" {
+		values["enrolment"] = map[string]any{"token": o.enrolmentToken}
 	}
 	if o.proxyHTTPS != "" {
 		values["proxy"] = map[string]any{"httpsProxy": o.proxyHTTPS, "noProxy": o.proxySkip}
@@ -230,6 +241,10 @@ func (k *kube) uninstall(ctx context.Context) error {
 	err = k.client.CoreV1().Secrets(agentNamespace).Delete(ctx, identityName, metav1.DeleteOptions{})
 	if err != nil && !apierrors.IsNotFound(err) {
 		return fmt.Errorf("remove the cluster's identity: %w", err)
+	}
+	err = k.client.CoreV1().ConfigMaps(agentNamespace).Delete(ctx, stateName, metav1.DeleteOptions{})
+	if err != nil && !apierrors.IsNotFound(err) {
+		return fmt.Errorf("remove what the agent remembers: %w", err)
 	}
 	return nil
 }

@@ -29,7 +29,7 @@ func (s *session) rights() []*cobra.Command {
 		groupOf("role", "Who may do what",
 			groupOf("definition", "Roles", s.roleList(), s.roleWrite(), s.roleDelete()),
 			groupOf("assignment", "Roles that somebody has", s.assignmentCreate(), s.assignmentList(), s.assignmentDelete())),
-		s.principals(), s.locks(), s.monitor(), s.whoami(),
+		s.principals(), s.enrolment(), s.locks(), s.monitor(), s.whoami(),
 	}
 }
 
