@@ -292,7 +292,7 @@ func testGitHubApp(t *testing.T, w *world) {
 	w.update(o, func() { o.Spec.SecretRef = nil })
 	w.failing(o, sourcev1.InvalidProviderConfigurationReason, "secretRef with github app data must be specified")
 	w.update(o, func() { o.Spec.Provider = sourcev1.GitProviderAzure })
-	w.failing(o, sourcev1.AuthenticationFailedReason, "") // no identity, or one that this server does not know
+	w.failing(o, sourcev1.InvalidProviderConfigurationReason, "shown to nobody but Azure DevOps")
 	w.update(o, func() { o.Spec.Provider = sourcev1.GitProviderAWS })
 	w.failing(o, sourcev1.InvalidProviderConfigurationReason, `"aws" does not serve this Git repository`)
 }

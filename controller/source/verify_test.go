@@ -170,7 +170,7 @@ func testOCIServiceAccount(t *testing.T, w *world) {
 	w.secret("pull", ".dockerconfigjson", `{"auths":{"`+reg.Host()+`":{"username":"dev","password":"`+canary+`"}}}`)
 	w.ready(o, "1@"+one)
 	for provider, message := range map[string]string{"azure": "azurecr", "aws": "amazonaws", "gcp": "gcr"} {
-		o := w.ociRepository("cloud-"+provider, reg.OCIURL("app"), &sourcev1.OCIRepositoryRef{Tag: "1"}, func(o *sourcev1.OCIRepository) { o.Spec.Provider = provider })
+		o := w.ociRepository("cloud-"+provider, reg.OCIURL("app"), &sourcev1.OCIRepositoryRef{Tag: "1"}, func(o *sourcev1.OCIRepository) { o.Spec.Provider, o.Spec.Insecure = provider, false })
 		w.failing(o, sourcev1.InvalidProviderConfigurationReason, message)
 		if !conditions.IsStalled(o) {
 			t.Errorf("%s: not stalled", provider)
