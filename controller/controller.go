@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"headwater.dev/controller/fluxconfig"
+	"headwater.dev/controller/generator"
 	"headwater.dev/controller/helm"
 	"headwater.dev/controller/kustomize"
 	"headwater.dev/controller/source"
@@ -23,10 +24,11 @@ type loop struct {
 // loops in the order of the data flow.
 func loops() []loop {
 	return []loop{
-		{"fluxconfig", fluxconfig.Setup}, // FluxConfig → a source, Kustomizations, Secrets, rights
-		{"source", source.Setup},         // GitRepository, OCIRepository, HelmRepository, HelmChart, Bucket → artifact
-		{"kustomize", kustomize.Setup},   // Kustomization: artifact → build → apply → prune → health
-		{"helm", helm.Setup},             // HelmRelease: chart → release
+		{"fluxconfig", fluxconfig.Setup},    // FluxConfig → a source, Kustomizations, Secrets, rights
+		{"source", source.Setup},            // GitRepository, OCIRepository, HelmRepository, HelmChart, Bucket → artifact
+		{"source-watcher", generator.Setup}, // ArtifactGenerator: artifacts → ExternalArtifact
+		{"kustomize", kustomize.Setup},      // Kustomization: artifact → build → apply → prune → health
+		{"helm", helm.Setup},                // HelmRelease: chart → release
 	}
 }
 

@@ -11,6 +11,7 @@ import (
 	notificationv1 "github.com/fluxcd/notification-controller/api/v1"
 	notificationv1beta3 "github.com/fluxcd/notification-controller/api/v1beta3"
 	sourcev1 "github.com/fluxcd/source-controller/api/v1"
+	swapi "github.com/fluxcd/source-watcher/api/v2/v1beta1"
 	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
@@ -41,15 +42,15 @@ func TestEveryKindIsThere(t *testing.T) {
 	scheme := runtime.NewScheme()
 	for _, add := range []func(*runtime.Scheme) error{
 		sourcev1.AddToScheme, kustomizev1.AddToScheme, helmv2.AddToScheme, notificationv1.AddToScheme, notificationv1beta3.AddToScheme,
-		imagev1.AddToScheme, imagev1automation.AddToScheme, config.AddToScheme,
+		imagev1.AddToScheme, imagev1automation.AddToScheme, swapi.AddToScheme, config.AddToScheme,
 	} {
 		if err := add(scheme); err != nil {
 			t.Fatal(err)
 		}
 	}
 	all := crds(t)
-	if len(all) != 15 {
-		t.Errorf("%d kinds, want 15", len(all))
+	if len(all) != 16 {
+		t.Errorf("%d kinds, want 16", len(all))
 	}
 	for name, crd := range all {
 		for _, v := range crd.Spec.Versions {

@@ -33,8 +33,10 @@ serve() { # module-dir version file
 }
 
 paths=
-for name in source kustomize helm notification image-reflector image-automation; do
-	module=github.com/fluxcd/$name-controller/api
+for name in source-controller/api kustomize-controller/api helm-controller/api notification-controller/api \
+	image-reflector-controller/api image-automation-controller/api source-watcher/api/v2; do
+	module=github.com/fluxcd/$name
+	name=${name%%/*}
 	cp -R "$(go list -m -f '{{.Dir}}' $module)" "$work/$name"
 	chmod -R u+w "$work/$name"
 	go mod edit -replace "$module=$work/$name" "$work/go.mod"

@@ -24,7 +24,7 @@ func readers() map[string]reader {
 			if old, ok := v.resources[kind][name]; !ok || q.Cmp(old) > 0 {
 				v.resources[kind][name] = q
 			}
-			if !strings.HasPrefix(controller, "fluxconfig-") {
+			if strings.HasSuffix(controller, "-controller") && controller != "fluxconfig-controller" {
 				v.asked[kind+"."+name]++
 			}
 			return nil

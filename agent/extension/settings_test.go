@@ -84,6 +84,7 @@ func TestSettingsAct(t *testing.T) {
 		"helm off":       {map[string]string{"helm-controller.enabled": "false"}, arg("--enable=fluxconfig,source,kustomize")},
 		"source off":     {map[string]string{"source-controller.enabled": "false"}, arg("--enable=fluxconfig,kustomize,helm")},
 		"kustomize off":  {map[string]string{"kustomize-controller.enabled": "false"}, arg("--enable=fluxconfig,source,helm")},
+		"generators on":  {map[string]string{"source-watcher.enabled": "true"}, arg("--enable=fluxconfig,source,kustomize,helm,source-watcher")},
 		"no enforcement": {map[string]string{"multiTenancy.enforce": "false"}, arg("--no-cross-namespace-refs=false")},
 		"workers":        {map[string]string{"kustomize-controller.concurrent": "16"}, arg("--concurrent=16")},
 		"requeue":        {map[string]string{"helm-controller.requeue-dependency": "5s"}, arg("--requeue-dependency=5s")},

@@ -37,7 +37,7 @@ type values struct {
 // brings it.
 func controllers() map[string]bool {
 	return map[string]bool{
-		"source-controller": true, "kustomize-controller": true, "helm-controller": true,
+		"source-controller": true, "kustomize-controller": true, "helm-controller": true, "source-watcher": true,
 		"fluxconfig-controller": true, "fluxconfig-agent": true,
 		"notification-controller": false, "image-automation-controller": false, "image-reflector-controller": false,
 	}

@@ -35,9 +35,11 @@ const (
 
 // chartSource is where the chart comes from.
 type chartSource struct {
-	kind      string
-	key       types.NamespacedName
-	artifact  meta.Artifact
+	kind     string
+	key      types.NamespacedName
+	artifact meta.Artifact
+	// ociDigest tells contents of one version apart; it becomes part of the
+	// version.
 	ociDigest string
 }
 
@@ -225,10 +227,14 @@ func (l *loop) findChart(ctx context.Context, s *scope) error {
 		return phase.Waiting(sourceReason, l.requeueDependency, fmt.Errorf("%s is not ready: %s", name, why))
 	}
 	s.source.artifact = *obj.GetArtifact()
-	if s.source.kind == sourcev1.OCIRepositoryKind {
+	switch s.source.kind {
+	case sourcev1.OCIRepositoryKind:
 		if _, d, ok := strings.Cut(s.source.artifact.Revision, "@"); ok {
 			s.source.ociDigest = d
 		}
+	case sourcev1.ExternalArtifactKind:
+		// Whoever composes a chart seldom counts its version up.
+		s.source.ociDigest = s.source.artifact.Digest
 	}
 	return nil
 }
@@ -244,9 +250,14 @@ func (l *loop) readSource(ctx context.Context, src chartSource) (withArtifact, i
 		obj := &sourcev1.OCIRepository{}
 		err := l.client.Get(ctx, src.key, obj)
 		return obj, obj.Status.ObservedGeneration, err
+	case sourcev1.ExternalArtifactKind:
+		// Its maker writes status and specification together.
+		obj := &sourcev1.ExternalArtifact{}
+		err := l.client.Get(ctx, src.key, obj)
+		return obj, obj.Generation, err
 	default:
 		return nil, 0, phase.Stalled("InvalidChartReference",
-			fmt.Errorf("spec.chartRef.kind %s is not supported; use OCIRepository or HelmChart", src.kind))
+			fmt.Errorf("spec.chartRef.kind %s is not supported; use OCIRepository, HelmChart or ExternalArtifact", src.kind))
 	}
 }
 

@@ -107,6 +107,49 @@ func TestChartFromOCIRepository(t *testing.T) {
 	}
 }
 
+// TestChartFromExternalArtifact: another content of the same version is another
+// release.
+func TestChartFromExternalArtifact(t *testing.T) {
+	w := newWorld(t)
+	x := &sourcev1.ExternalArtifact{ObjectMeta: metav1.ObjectMeta{Namespace: w.ns, Name: "chart"}}
+	w.create(x)
+	hr := w.helmRelease("demo", `{}`)
+	hr.Spec.Chart, hr.Spec.ChartRef = nil, &v2.CrossNamespaceSourceReference{Kind: sourcev1.ExternalArtifactKind, Name: "chart"}
+	w.create(hr)
+	w.ready("demo", "Unknown", sourceReason)
+	publish := func(greeting string) meta.Artifact {
+		files := chartFiles("1.0.0")
+		files["values.yaml"] = "greeting: " + greeting
+		a, err := w.store.Publish(t.Context(), artifact.Put{
+			Key: artifact.Key{Kind: sourcev1.ExternalArtifactKind, Namespace: w.ns, Name: "chart"}, File: greeting + ".tar.gz", Revision: "latest@" + greeting,
+			Write: func(out io.Writer) error { return packChart(out, files) },
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		w.eventually(func() error {
+			if err := w.c.Get(t.Context(), client.ObjectKeyFromObject(x), x); err != nil {
+				return err
+			}
+			x.Status.Artifact = &a
+			conditions.MarkTrue(x, meta.ReadyCondition, "Succeeded", "stored")
+			return w.c.Status().Update(t.Context(), x)
+		})
+		return a
+	}
+	publish("one")
+	w.ready("demo", "True", v2.InstallSucceededReason)
+	a := publish("two")
+	w.ready("demo", "True", v2.UpgradeSucceededReason)
+	if got := w.greeting("demo"); got != "two" {
+		t.Errorf("greeting is %q", got)
+	}
+	s := w.get("demo").Status
+	if want := "1.0.0+" + strings.TrimPrefix(a.Digest, "sha256:")[:12]; s.LastAttemptedRevision != want || s.LastAttemptedRevisionDigest != a.Digest {
+		t.Errorf("status %+v, want revision %s", s, want)
+	}
+}
+
 func TestValuesReferencesAndNames(t *testing.T) {
 	w := newWorld(t)
 	hr := w.helmRelease("demo", `{}`)

@@ -77,6 +77,7 @@ func Setup(ctx context.Context, h *host.Host) error {
 			predicate.Or(predicate.GenerationChangedPredicate{}, predicates.ReconcileRequestedPredicate{}, depend.Changed()))).
 		Watches(&v2.HelmRelease{}, handler.EnqueueRequestsFromMapFunc(l.dependents), builder.WithPredicates(conditionsChanged())).
 		Watches(&sourcev1.HelmChart{}, handler.EnqueueRequestsFromMapFunc(l.users(sourcev1.HelmChartKind)), builder.WithPredicates(sourceChanged())).
+		Watches(&sourcev1.ExternalArtifact{}, handler.EnqueueRequestsFromMapFunc(l.users(sourcev1.ExternalArtifactKind)), builder.WithPredicates(sourceChanged())).
 		Watches(&sourcev1.OCIRepository{}, handler.EnqueueRequestsFromMapFunc(l.users(sourcev1.OCIRepositoryKind)), builder.WithPredicates(sourceChanged())).
 		WatchesRawSource(source.Channel(wake, &handler.EnqueueRequestForObject{})).
 		WithOptions(h.ControllerOptions())
@@ -169,6 +170,8 @@ func sourceState(o client.Object) string {
 		return digestOf([]any{src.Spec, src.Status.ObservedGeneration, src.Status.Artifact, src.Status.Conditions})
 	case *sourcev1.OCIRepository:
 		return digestOf([]any{src.Status.ObservedGeneration, src.Status.Artifact, src.Status.Conditions})
+	case *sourcev1.ExternalArtifact:
+		return digestOf([]any{src.Generation, src.Status.Artifact, src.Status.Conditions})
 	default:
 		return ""
 	}

@@ -16,5 +16,8 @@ app.kubernetes.io/component: flux-controllers
 {{- $loops = append $loops $name -}}
 {{- end -}}
 {{- end -}}
+{{- if (index $.Values "source-watcher").enabled -}}
+{{- $loops = append $loops "source-watcher" -}}
+{{- end -}}
 {{ join "," $loops }}
 {{- end }}
