@@ -111,6 +111,9 @@ func story(t *testing.T, file string, variables []dev.Variable) testscript.Param
 			}
 			env.Setenv("PATH", system.Options.Bin+":"+filepath.Join(system.Options.Dir, "bin")+":"+os.Getenv("PATH"))
 			env.Setenv("XDG_CONFIG_HOME", env.WorkDir)
+			env.Setenv("HUB_DATA", system.Hub.Data)
+			env.Setenv("GIT_CONFIG_GLOBAL", filepath.Join(env.WorkDir, ".gitconfig"))
+			env.Setenv("GIT_PUSH_URL", strings.Replace(system.Git.BaseURL(), "://", "://"+system.GitUser+":"+system.GitPassword+"@", 1))
 			return nil
 		},
 		Cmds: verbs(t),

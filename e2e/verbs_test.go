@@ -31,6 +31,9 @@ import (
 // lookEvery is how often until looks.
 const lookEvery = 200 * time.Millisecond
 
+// answerPatience is how long an answer of the hub may take.
+const answerPatience = 30 * time.Second
+
 type verb = func(ts *testscript.TestScript, neg bool, args []string)
 
 // verbs are the words of the stories besides testscript's own.
@@ -39,7 +42,7 @@ func verbs(t *testing.T) map[string]verb {
 		"repo": repo, "push": push, "tlsrepo": tlsRepo, "deploykey": deployKey, "knownhosts": knownHosts,
 		"until": until, "cleanup": cleanup, "hub": hub(t),
 		"rest": rest, "operation": operation, "anonymous": anonymous, "agenttoken": agentToken,
-		"nowhere": nowhere,
+		"nowhere": nowhere, "keep": keep, "seal": seal, "storage": storage(t), "upload": upload(t),
 	}
 }
 
@@ -227,6 +230,7 @@ func show(ts *testscript.TestScript, text string) {
 func call(ts *testscript.TestScript, method, path string, body []byte, token string) string {
 	client, err := system.Hub.Client()
 	ts.Check(err)
+	client.Timeout = answerPatience
 	req, err := http.NewRequest(method, system.Hub.URL+path, bytes.NewReader(body))
 	ts.Check(err)
 	req.Header.Set("Content-Type", "application/json")
