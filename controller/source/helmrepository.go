@@ -20,6 +20,7 @@ import (
 
 	"headwater.dev/controller/source/charts"
 	"headwater.dev/kernel/artifact"
+	"headwater.dev/kernel/event"
 	"headwater.dev/kernel/oci"
 	"headwater.dev/kernel/phase"
 	"headwater.dev/kernel/secret"
@@ -37,7 +38,7 @@ func (l *loops) helmRepository() reconcile.Reconciler {
 		l.gone(sourcev1.HelmRepositoryKind)(n)
 		l.notes(sourcev1.HelmRepositoryKind).Forget(n)
 	}
-	return &registries{client: l.client, live: l.host.Manager.GetAPIReader(), forget: gone, next: &phase.Reconciler[*sourcev1.HelmRepository, helmScope]{
+	return &registries{client: l.client, live: l.host.Manager.GetAPIReader(), events: l.events, forget: gone, next: &phase.Reconciler[*sourcev1.HelmRepository, helmScope]{
 		Client: l.client, Live: l.host.Manager.GetAPIReader(), Events: l.events,
 		FieldOwner: fieldOwner, Finalizer: sourcev1.SourceFinalizer,
 		New:       func() *sourcev1.HelmRepository { return &sourcev1.HelmRepository{} },
@@ -68,6 +69,7 @@ type registries struct {
 	next   reconcile.Reconciler
 	client client.Client
 	live   client.Reader // past the cache
+	events *event.Recorder
 	// forget removes what an object published before it became a registry.
 	forget func(types.NamespacedName)
 }
@@ -95,6 +97,7 @@ func (r *registries) clear(ctx context.Context, obj *sourcev1.HelmRepository) er
 		return client.IgnoreNotFound(err)
 	}
 	r.forget(name)
+	r.events.Gone(obj) // with its metrics
 	before := obj.DeepCopy()
 	if !emptyStatus(obj) {
 		obj.Status = sourcev1.HelmRepositoryStatus{}
