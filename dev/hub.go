@@ -56,6 +56,7 @@ func newHub(o Options, port int) *Hub {
 		Name: "hub", Path: filepath.Join(o.Bin, "hub"), Log: o.path("logs", "hub.log"),
 		Args: []string{
 			"serve", "--data-dir", h.Data, "--listen", net.JoinHostPort(o.Listen, strconv.Itoa(port)), "--external-url", h.URL,
+			"--import-source-control-configurations", // so that "headwater migrate" can be tried
 		},
 	}
 	return h
