@@ -4,6 +4,7 @@ import (
 	"context"
 	"log/slog"
 	"os"
+	"runtime/debug"
 
 	"github.com/go-logr/logr"
 	"github.com/spf13/cobra"
@@ -13,6 +14,11 @@ import (
 	"headwater.dev/kernel/host"
 	"headwater.dev/kernel/process"
 )
+
+// gcPercent is how much the heap may grow between collections unless GOGC says
+// otherwise. It costs a tenth more CPU while much is applied, and saves a
+// quarter of the memory.
+const gcPercent = 50
 
 // NewCommand returns the command that runs the loops until its context ends.
 func NewCommand() *cobra.Command {
@@ -37,6 +43,9 @@ func run(ctx context.Context, o host.Options, enable []string) error {
 		return err
 	}
 	useLogger(log)
+	if os.Getenv("GOGC") == "" {
+		debug.SetGCPercent(gcPercent)
+	}
 	config, err := host.RESTConfig(o.Kubeconfig)
 	if err != nil {
 		return err
