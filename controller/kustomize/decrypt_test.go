@@ -45,7 +45,7 @@ func TestDecryptsAsTheTenant(t *testing.T) {
 	key, wrong := newKey(t), newKey(t)
 	revision := w.publish("repo", map[string]string{"s.yaml": sealedSecret(t, key, "opened", "hunter22")})
 	w.kustomization("app", decryptsWith("keys"))
-	w.failed("app", meta.ReconciliationFailedReason, "spec.decryption.secretRef")
+	w.failed("app", meta.ReconciliationFailedReason, `spec.decryption.secretRef: what it names does not exist: secrets "keys" not found`)
 
 	w.secret("keys", "wrong.agekey", wrong.Private())
 	w.failed("app", meta.BuildFailedReason, "no *.agekey of the decryption Secret belongs to it")

@@ -22,8 +22,8 @@ import (
 	"headwater.dev/kernel/tenant"
 )
 
-// errNoCredentials is wrapped when what names the remote cluster is not there.
-var errNoCredentials = errors.New("credentials of the remote cluster not found")
+// errNoCredentials is wrapped when a Secret or ConfigMap with credentials is not there.
+var errNoCredentials = errors.New("what it names does not exist")
 
 // remoteTenant is the tenant at the cluster that spec.kubeConfig names. What
 // says how to reach it is read as the tenant of this cluster: local.

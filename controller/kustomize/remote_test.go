@@ -149,7 +149,7 @@ func TestRemoteClusterSecretChanges(t *testing.T) {
 	w.kustomization("other", toSecret("away", "missing"))
 	w.failed("other", acl.AccessDeniedReason, `it has no key "missing"`)
 	w.kustomization("nothing", toSecret("none", ""))
-	w.failed("nothing", meta.ReconciliationFailedReason, `spec.kubeConfig.secretRef: credentials of the remote cluster not found`)
+	w.failed("nothing", meta.ReconciliationFailedReason, `spec.kubeConfig.secretRef: what it names does not exist`)
 
 	s := &corev1.Secret{}
 	if err := w.client.Get(w.ctx, client.ObjectKey{Namespace: w.ns, Name: "away"}, s); err != nil {
