@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/go-logr/logr"
+	"go.opentelemetry.io/otel/trace"
 	"golang.org/x/sync/errgroup"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
@@ -40,6 +41,8 @@ type Config struct {
 	Image   extension.Image
 	Guard   mirror.Guard
 	Log     logr.Logger
+	// Traces takes the agent's spans; nil for none.
+	Traces trace.TracerProvider
 	// enrolling says that the hub does not know the key yet.
 	enrolling bool
 }
@@ -67,7 +70,7 @@ func New(c Config) (*Agent, error) {
 	a.uplink, err = uplink.New(uplink.Config{
 		Hub: c.Hub, CA: c.CA, Cluster: c.Cluster, Key: c.Key,
 		Desired: a.desired, Heartbeat: pulse.beat, Log: c.Log.WithName("uplink"),
-		Known: c.Known, Remember: a.state.remember,
+		Known: c.Known, Remember: a.state.remember, Tracer: tracer(c, "uplink"),
 	})
 	if err != nil {
 		return nil, err
@@ -80,13 +83,21 @@ func New(c Config) (*Agent, error) {
 		return nil, err
 	}
 	a.mirror, err = mirror.New(mirror.Config{
-		REST: c.REST, Settings: keeper, Guard: c.Guard,
+		REST: c.REST, Settings: keeper, Guard: c.Guard, Tracer: tracer(c, "mirror"),
 		Report: a.uplink.Report, Now: time.Now, Log: c.Log.WithName("mirror"),
 	})
 	if err != nil {
 		return nil, err
 	}
 	return a, nil
+}
+
+// tracer is nil when nobody traces.
+func tracer(c Config, part string) trace.Tracer {
+	if c.Traces == nil {
+		return nil
+	}
+	return c.Traces.Tracer("headwater.dev/agent/" + part)
 }
 
 // desired hands each part what is its own.

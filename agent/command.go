@@ -17,6 +17,7 @@ import (
 	"headwater.dev/agent/extension"
 	"headwater.dev/kernel/host"
 	"headwater.dev/kernel/process"
+	"headwater.dev/kernel/trace"
 )
 
 // options of the command; the environment gives defaults where a supervisor
@@ -74,6 +75,11 @@ func run(ctx context.Context, o options) error {
 	if err := recall(ctx, kube, &c); err != nil {
 		return err
 	}
+	var stop func()
+	if c.Traces, stop, err = trace.Start(ctx, "headwater-agent", process.Version()); err != nil {
+		return err
+	}
+	defer stop()
 	a, err := New(c)
 	if err != nil {
 		return err

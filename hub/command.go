@@ -8,6 +8,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"headwater.dev/kernel/process"
+	"headwater.dev/kernel/trace"
 )
 
 // gcPercent is how much the heap may grow between collections unless GOGC says otherwise.
@@ -49,6 +50,12 @@ The first start makes a certificate authority (ca.crt), an administrator
 				// surplus costs little and is what bounds a fleet's memory.
 				debug.SetGCPercent(gcPercent)
 			}
+			traces, stop, err := trace.Start(cmd.Context(), "headwater-hub", process.Version())
+			if err != nil {
+				return err
+			}
+			defer stop()
+			c.Traces = traces
 			h, err := New(cmd.Context(), c)
 			if err != nil {
 				return err

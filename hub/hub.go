@@ -21,6 +21,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
+	"go.opentelemetry.io/otel/trace"
 	"golang.org/x/sync/errgroup"
 
 	"headwater.dev/api/link"
@@ -80,6 +81,8 @@ type Config struct {
 	People People
 	// Locations are the locations that are offered to clients.
 	Locations []string
+	// Traces takes the spans of requests; nil for none.
+	Traces trace.TracerProvider
 	// Clock is time.Now when nil.
 	Clock func() time.Time
 	// Logger may be nil.
@@ -150,7 +153,7 @@ func New(ctx context.Context, c Config) (_ *Hub, err error) {
 		return nil, err
 	}
 	h.server = &http.Server{
-		Handler: handler, ReadHeaderTimeout: 10 * time.Second, ReadTimeout: bodyPatience, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 32 << 10,
+		Handler: traced(c.Traces, handler), ReadHeaderTimeout: 10 * time.Second, ReadTimeout: bodyPatience, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 32 << 10,
 		TLSConfig: &tls.Config{MinVersion: tls.VersionTLS12, GetCertificate: certificate, NextProtos: []string{"h2", "http/1.1"}},
 		ErrorLog:  slog.NewLogLogger(h.log.Handler(), slog.LevelDebug),
 	}

@@ -36,6 +36,7 @@ func TestServing(t *testing.T) {
 		has       string
 	}{
 		"alive":       {"without a token, without a word", "/healthz", 200, ""},
+		"live":        {"as Kubernetes names it", "/livez", 200, ""},
 		"ready":       {"without a token, without a word", "/readyz", 200, ""},
 		"endpoints":   {"clients ask before they have a token", "/metadata/endpoints?api-version=2022-09-01", 200, r.URL()},
 		"directory":   {"likewise", "/" + r.admin.TenantID + "/v2.0/.well-known/openid-configuration", 200, "token_endpoint"},

@@ -21,6 +21,7 @@ import (
 	"time"
 
 	"github.com/go-logr/logr"
+	"go.opentelemetry.io/otel/trace"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
@@ -49,7 +50,9 @@ type Config struct {
 	Report func(link.Observed)
 	// Now is the clock of acceptance and status times.
 	Now func() time.Time
-	Log logr.Logger
+	// Tracer takes the spans of writes; nil for none.
+	Tracer trace.Tracer
+	Log    logr.Logger
 }
 
 // Mirror is the loop over configurations.
@@ -68,6 +71,8 @@ type Mirror struct {
 	recheck map[string]bool
 	// reported is the last observation of each item.
 	reported map[string]link.Observed
+	// written are the spans of writes that were not reported yet.
+	written map[string]string
 }
 
 // New prepares a Mirror; it makes no request.
@@ -87,7 +92,7 @@ func New(c Config) (*Mirror, error) {
 		config: c, kube: kube, api: api,
 		queue: workqueue.NewTypedRateLimitingQueue(
 			workqueue.NewTypedItemExponentialFailureRateLimiter[string](500*time.Millisecond, time.Minute)),
-		desired: map[string]link.Item{}, recheck: map[string]bool{}, reported: map[string]link.Observed{},
+		desired: map[string]link.Item{}, recheck: map[string]bool{}, reported: map[string]link.Observed{}, written: map[string]string{},
 	}
 	m.cache = m.newInformer()
 	return m, nil
@@ -118,6 +123,7 @@ func (m *Mirror) Desired(items []link.Item) {
 	for key := range m.desired {
 		if _, ok := wanted[key]; !ok {
 			delete(m.reported, key)
+			delete(m.written, key)
 			delete(m.recheck, key)
 		}
 	}

@@ -125,7 +125,9 @@ func (m *Mirror) write(ctx context.Context, item link.Item, fc *config.FluxConfi
 		}
 	}
 	if !upToDate {
+		ctx, span := m.begin(ctx, item)
 		written, err := m.put(ctx, fc, want)
+		m.end(item, span, err)
 		if err != nil {
 			return fc, classify(err)
 		}
@@ -264,6 +266,8 @@ func (m *Mirror) report(o link.Observed, key string) {
 		return
 	}
 	m.reported[key] = o
+	o.TraceParent = m.written[key]
+	delete(m.written, key)
 	m.mu.Unlock()
 	if o.Configuration != nil {
 		now := m.config.Now().UTC()

@@ -33,6 +33,9 @@ func newOutbox() *outbox {
 func (o *outbox) put(observed link.Observed) {
 	o.mu.Lock()
 	o.stamp++
+	if observed.TraceParent == "" {
+		observed.TraceParent = o.pending[fold(observed.ID)].observed.TraceParent
+	}
 	o.pending[fold(observed.ID)] = parcel{o.stamp, observed}
 	o.mu.Unlock()
 	o.wake()
@@ -78,6 +81,7 @@ func (o *outbox) accepted(parcels []parcel) {
 			delete(o.sent, key)
 			continue
 		}
+		p.observed.TraceParent = "" // reported once
 		o.sent[key] = p.observed
 	}
 }

@@ -132,6 +132,7 @@ func (u *Uplink) post(ctx context.Context, parcels []parcel, beat bool) error {
 	if err != nil {
 		return err
 	}
+	defer u.continued(req, parcels)()
 	req.Header.Set("Content-Type", "application/json")
 	req.Header.Set("Authorization", "Bearer "+token)
 	res, err := u.http.Do(req)

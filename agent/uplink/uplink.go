@@ -20,6 +20,7 @@ import (
 
 	"github.com/go-logr/logr"
 	"github.com/google/uuid"
+	"go.opentelemetry.io/otel/trace"
 	"golang.org/x/sync/errgroup"
 
 	"headwater.dev/api/link"
@@ -51,7 +52,9 @@ type Config struct {
 	// newer, before that is delivered. It must not block.
 	Known    Mark
 	Remember func(Mark)
-	Log      logr.Logger
+	// Tracer takes the spans of reports; nil for none.
+	Tracer trace.Tracer
+	Log    logr.Logger
 }
 
 // Mark is how far the hub's wishes have come: they only grow, the epoch first.

@@ -103,7 +103,10 @@ type Item struct {
 	Generation    int64  `json:"generation"`
 	OperationID   string `json:"operationId,omitempty"`
 	CorrelationID string `json:"correlationId,omitempty"`
-	Delete        bool   `json:"delete,omitempty"`
+	// TraceParent is the span (W3C trace context) of the request that asked for
+	// this; empty when nobody traces.
+	TraceParent string `json:"traceParent,omitempty"`
+	Delete      bool   `json:"delete,omitempty"`
 	// ReconcileRequestedAt, when set, asks the cluster to look at the source at
 	// once; a value that was handled before asks for nothing.
 	ReconcileRequestedAt string `json:"reconcileRequestedAt,omitempty"`
@@ -149,6 +152,9 @@ type Observed struct {
 	// ProtectedVersion acknowledges protected settings that are now safe in
 	// the cluster.
 	ProtectedVersion string `json:"protectedVersion,omitempty"`
+	// TraceParent is the span that led to this observation; it travels in the
+	// header of the report.
+	TraceParent string `json:"-"`
 	// Deleted says that an item with Delete set is gone.
 	Deleted bool `json:"deleted,omitempty"`
 

@@ -25,6 +25,9 @@ type Desired[P any] struct {
 	// OperationID names the operation that made the newest change.
 	OperationID   string `json:"operationId,omitempty"`
 	CorrelationID string `json:"correlationId,omitempty"`
+	// TraceParent is the span (W3C trace context) of the newest change; empty when
+	// nobody traces.
+	TraceParent string `json:"traceParent,omitempty"`
 	// Deleting is set by DELETE; the record goes when the agent says it is done.
 	Deleting bool `json:"deleting,omitempty"`
 	// UpdatedAt is when the newest change was asked for.

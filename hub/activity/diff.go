@@ -21,7 +21,7 @@ const maxChanges = 100
 // bookkeeping are the fields of a record that every write changes.
 func bookkeeping(name string) bool {
 	switch name {
-	case "id", "name", "type", "systemData", "operationId", "correlationId", "updatedAt", "protectedVersion", "protectedKeys":
+	case "id", "name", "type", "systemData", "operationId", "correlationId", "traceParent", "updatedAt", "protectedVersion", "protectedKeys":
 		return true
 	}
 	return false

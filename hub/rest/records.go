@@ -13,6 +13,7 @@ import (
 	"headwater.dev/api/arm"
 	"headwater.dev/api/resource"
 	"headwater.dev/hub/store"
+	spans "headwater.dev/kernel/trace"
 )
 
 // attempts is how often a write is repeated when an agent's report came
@@ -68,6 +69,7 @@ func save[P any](ctx context.Context, s store.Store, was entry[P], d resource.De
 	if err != nil {
 		return entry[P]{}, err
 	}
+	d.TraceParent = spans.Parent(ctx)
 	value, err := json.Marshal(d)
 	if err != nil {
 		return entry[P]{}, err
