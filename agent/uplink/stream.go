@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"net/http"
 	"net/url"
 	"strconv"
@@ -19,6 +20,9 @@ import (
 
 // maxMessage bounds one message of the hub.
 const maxMessage = 64 << 20
+
+// retrySpread bounds what is added to the pause that the hub asked for.
+const retrySpread = 5 * time.Second
 
 // errHeldBack means that a stream was opened but nothing came through, as
 // behind a proxy that collects an answer before it passes it on.
@@ -52,9 +56,20 @@ func (u *Uplink) receive(ctx context.Context) error {
 		if err != nil {
 			u.config.Log.Info("not connected to the hub, will retry", "error", err.Error())
 		}
-		pause(ctx, retry.next())
+		pause(ctx, longer(retry.next(), err))
 	}
 	return nil
+}
+
+// longer is the pause that the hub asked for, and up to as long again so that a
+// fleet that was sent away does not come back at one moment; wait when that is
+// longer or the hub asked for none.
+func longer(wait time.Duration, err error) time.Duration {
+	var r *refusal
+	if !errors.As(err, &r) || r.after == 0 {
+		return wait
+	}
+	return max(wait, r.after+rand.N(min(r.after, retrySpread)))
 }
 
 // stream holds one stream open as long as it lasts. A nil error means that the

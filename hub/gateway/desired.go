@@ -77,7 +77,7 @@ func (g *Gateway) item(ctx context.Context, c cluster, k kind, r store.Record) (
 	}
 	item = link.Item{
 		ID: d.ID, Name: d.Name, Generation: r.Generation,
-		OperationID: d.OperationID, CorrelationID: d.CorrelationID, TraceParent: d.TraceParent, ReconcileRequestedAt: d.ReconcileRequestedAt,
+		OperationID: d.OperationID, CorrelationID: d.CorrelationID, ReconcileRequestedAt: d.ReconcileRequestedAt,
 		Delete: d.Deleting, ProtectedVersion: d.ProtectedVersion,
 	}
 	if k == extension {
@@ -127,7 +127,12 @@ func (g *Gateway) serveDesired(w http.ResponseWriter, r *http.Request) {
 	var p auth.Principal
 	var q query
 	var s *stream
-	err := apart(func() (err error) {
+	err := apart(func() error {
+		leave, err := g.admission.enter()
+		if err != nil {
+			return err
+		}
+		defer leave()
 		var c cluster
 		if p, c, err = g.caller(r); err != nil {
 			return err
@@ -137,6 +142,11 @@ func (g *Gateway) serveDesired(w http.ResponseWriter, r *http.Request) {
 		}
 		if err = g.quotas.allow(c.record.Key, desiredQuota, 1); err != nil {
 			return err
+		}
+		if q.stream || q.revision == 0 { // not for each poll of an agent that is there
+			if err = g.admission.begin(); err != nil {
+				return err
+			}
 		}
 		s = g.streams.open(c.record.Key)
 		return g.welcome(r.Context(), c, q)
@@ -346,22 +356,6 @@ func (g *Gateway) line(ctx context.Context, p auth.Principal) (line []byte, err 
 		return err
 	})
 	return line, err
-}
-
-// apart does what needs much stack in a goroutine that ends with it: the
-// goroutine of a stream would keep that stack for as long as an agent is
-// connected.
-func apart(do func() error) error {
-	done := make(chan error, 1)
-	go func() {
-		defer func() {
-			if p := recover(); p != nil {
-				done <- fmt.Errorf("panic: %v", p)
-			}
-		}()
-		done <- do()
-	}()
-	return <-done
 }
 
 // sender writes the messages of a stream.

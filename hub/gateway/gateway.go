@@ -68,7 +68,9 @@ type Gateway struct {
 	streams  *streams
 	sessions *sessions
 	quotas   *quotas
-	handler  http.Handler
+	// admission bounds the agents that connect at once.
+	admission *admission
+	handler   http.Handler
 
 	draining  chan struct{}
 	drainOnce sync.Once
@@ -94,6 +96,7 @@ func New(c Config) *Gateway {
 	}
 	g.sessions = newSessions(g.clock)
 	g.quotas = newQuotas(g.clock)
+	g.admission = newAdmission(g.clock)
 	g.metrics = newMetrics(c.Registerer)
 	mux := http.NewServeMux()
 	mux.HandleFunc("POST "+link.PathToken, g.serveToken)

@@ -1,6 +1,7 @@
 package gateway
 
 import (
+	"fmt"
 	"slices"
 	"sync"
 	"time"
@@ -110,4 +111,20 @@ func (s *streams) wait(d time.Duration) bool {
 	case <-time.After(d):
 		return false
 	}
+}
+
+// apart does what needs much stack in a goroutine that ends with it: the
+// goroutine of a stream would keep that stack for as long as an agent is
+// connected.
+func apart(do func() error) error {
+	done := make(chan error, 1)
+	go func() {
+		defer func() {
+			if p := recover(); p != nil {
+				done <- fmt.Errorf("panic: %v", p)
+			}
+		}()
+		done <- do()
+	}()
+	return <-done
 }

@@ -48,7 +48,7 @@ func (g *Gateway) serveToken(w http.ResponseWriter, r *http.Request) {
 		oauthError(w, http.StatusBadRequest, "unsupported_grant_type", "use grant_type client_credentials with client_assertion_type "+link.ClientAssertionType)
 		return
 	}
-	c, err := g.prove(r.Context(), r.PostForm.Get("client_assertion"))
+	c, err := g.admit(r.Context(), r.PostForm.Get("client_assertion"))
 	var known *refusal
 	switch {
 	case errors.As(err, &known):
@@ -74,6 +74,16 @@ func (g *Gateway) serveToken(w http.ResponseWriter, r *http.Request) {
 
 func refuseAssertion(message string) error {
 	return &refusal{status: http.StatusUnauthorized, code: "invalid_client", message: message}
+}
+
+// admit proves an assertion when there is a place to do so.
+func (g *Gateway) admit(ctx context.Context, assertion string) (cluster, error) {
+	leave, err := g.admission.enter()
+	if err != nil {
+		return cluster{}, err
+	}
+	defer leave()
+	return g.prove(ctx, assertion)
 }
 
 // prove answers the cluster whose key signed the assertion. Who does not hold
