@@ -108,7 +108,7 @@ func waitingSince(hr *v2.HelmRelease, rel *release.Release) time.Time {
 // reconcile has just written is read once, because the watches may not have
 // seen it yet.
 func (l *loop) observeHealth(ctx context.Context, s *scope, objs []*unstructured.Unstructured) (health, error) {
-	judge, err := judgeOf(ctx, s.hr)
+	judge, err := judgeOf(s.hr)
 	if err != nil {
 		return health{}, phase.Stalled(meta.InvalidCELExpressionReason, fmt.Errorf("spec.healthCheckExprs: %w", err))
 	}
@@ -144,7 +144,7 @@ func (l *loop) observeHealth(ctx context.Context, s *scope, objs []*unstructured
 }
 
 // judgeOf is the user's own idea of health, and whether Jobs have to complete.
-func judgeOf(ctx context.Context, hr *v2.HelmRelease) (apply.Judge, error) {
+func judgeOf(hr *v2.HelmRelease) (apply.Judge, error) {
 	out := apply.Judge{}
 	if action, _, _ := waiting(hr); !waitForJobs(hr, action) {
 		out[schema.GroupKind{Group: "batch", Kind: "Job"}] = func(u *unstructured.Unstructured) (apply.Health, string) {
@@ -163,9 +163,7 @@ func judgeOf(ctx context.Context, hr *v2.HelmRelease) (apply.Judge, error) {
 		if err != nil {
 			return nil, fmt.Errorf("[%d]: %w", i, err)
 		}
-		out[schema.GroupKind{Group: gv.Group, Kind: c.Kind}] = func(u *unstructured.Unstructured) (apply.Health, string) {
-			return verdict(e.Evaluate(context.WithoutCancel(ctx), u))
-		}
+		out[schema.GroupKind{Group: gv.Group, Kind: c.Kind}] = apply.Expressed(e)
 	}
 	return out, nil
 }

@@ -13,7 +13,6 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	apimeta "k8s.io/apimachinery/pkg/api/meta"
-	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -53,13 +52,7 @@ func judgeOf(k *kustomizev1.Kustomization) (apply.Judge, error) {
 		if err != nil {
 			return nil, fmt.Errorf("spec.healthCheckExprs[%d]: %w", i, err)
 		}
-		judge[schema.GroupKind{Group: gv.Group, Kind: c.Kind}] = func(u *unstructured.Unstructured) (apply.Health, string) {
-			r, err := e.Evaluate(context.Background(), u)
-			if err != nil {
-				return apply.InProgress, err.Error()
-			}
-			return r.Status, r.Message
-		}
+		judge[schema.GroupKind{Group: gv.Group, Kind: c.Kind}] = apply.Expressed(e)
 	}
 	return judge, nil
 }

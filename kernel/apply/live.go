@@ -1,15 +1,18 @@
 package apply
 
 import (
+	"context"
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
+	"fmt"
 	"slices"
 	"strconv"
 	"strings"
 	"time"
 
 	"github.com/fluxcd/cli-utils/pkg/kstatus/status"
+	"github.com/fluxcd/pkg/runtime/cel"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime/schema"
@@ -202,4 +205,25 @@ func olderThan(a, b string) bool {
 	}
 	y, err := strconv.ParseUint(b, 10, 64)
 	return err == nil && x < y
+}
+
+// patience bounds one look at an object by a user's expressions. Usual ones
+// take microseconds; one that multiplies lists must not hold a worker.
+const patience = 500 * time.Millisecond
+
+// Expressed judges objects by a user's CEL expressions. An object is in
+// progress while they fail on it, and when they take longer than half a second.
+func Expressed(e *cel.StatusEvaluator) func(*unstructured.Unstructured) (Health, string) {
+	return func(u *unstructured.Unstructured) (Health, string) {
+		ctx, cancel := context.WithTimeout(context.Background(), patience)
+		defer cancel()
+		r, err := e.Evaluate(ctx, u)
+		switch {
+		case ctx.Err() != nil:
+			return InProgress, fmt.Sprintf("the health check expressions take longer than %s: make them cheaper", patience)
+		case err != nil:
+			return InProgress, err.Error()
+		}
+		return r.Status, r.Message
+	}
 }

@@ -11,6 +11,7 @@ import (
 	"context"
 	"fmt"
 	"strings"
+	"time"
 
 	helmv2 "github.com/fluxcd/helm-controller/api/v2"
 	kustomizev1 "github.com/fluxcd/kustomize-controller/api/v1"
@@ -27,6 +28,10 @@ import (
 
 // Annotation names dependencies of any kind.
 const Annotation = "headwater.dev/depends-on"
+
+// patience bounds one evaluation of a readyExpr. Usual ones take microseconds;
+// one that multiplies lists must not hold a worker.
+const patience = 500 * time.Millisecond
 
 // maxPath bounds how far a cycle is searched for.
 const maxPath = 1000
@@ -161,8 +166,8 @@ func Ready(o Object) bool {
 }
 
 // Evaluate asks a readyExpr over the dependent and the dependency. An
-// expression that does not evaluate yet is not ready; one that does not compile
-// is an error.
+// expression that does not evaluate yet is not ready; one that does not compile,
+// or takes longer than half a second, is an error.
 func Evaluate(ctx context.Context, expr string, self, dep client.Object) (bool, error) {
 	e, err := cel.NewExpression(expr, cel.WithCompile(), cel.WithStructVariables("self", "dep"))
 	if err != nil {
@@ -174,7 +179,12 @@ func Evaluate(ctx context.Context, expr string, self, dep client.Object) (bool, 
 			return false, fmt.Errorf("convert %s: %w", name, err)
 		}
 	}
-	ready, err := e.EvaluateBoolean(ctx, vars)
+	bounded, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	ready, err := e.EvaluateBoolean(bounded, vars)
+	if bounded.Err() != nil && ctx.Err() == nil {
+		return false, fmt.Errorf("the expression takes longer than %s: make it cheaper", patience)
+	}
 	return ready && err == nil, nil
 }
 

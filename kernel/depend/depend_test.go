@@ -100,3 +100,16 @@ func TestReady(t *testing.T) {
 		t.Error("malformed was taken")
 	}
 }
+
+// Every level multiplies the work: without a bound this would hold a worker for hours.
+const endless = "[1,2,3,4,5,6,7,8,9,10].all(a, [1,2,3,4,5,6,7,8,9,10].all(b, [1,2,3,4,5,6,7,8,9,10].all(c, [1,2,3,4,5,6,7,8,9,10].all(d, " +
+	"[1,2,3,4,5,6,7,8,9,10].all(e, [1,2,3,4,5,6,7,8,9,10].all(f, [1,2,3,4,5,6,7,8,9,10].all(g, [1,2,3,4,5,6,7,8,9,10].all(h, " +
+	"[1,2,3,4,5,6,7,8,9,10].all(i, [1,2,3,4,5,6,7,8,9,10].all(j, a+b+c+d+e+f+g+h+i+j > 0))))))))))"
+
+func TestA24ReadyExpressionsThatNeverEnd(t *testing.T) {
+	k := &kustomizev1.Kustomization{}
+	ready, err := Evaluate(t.Context(), endless, k, k)
+	if ready || err == nil || !strings.Contains(err.Error(), "takes longer than") {
+		t.Errorf("Evaluate() = %v, %v: want an error that says that it takes too long", ready, err)
+	}
+}
