@@ -77,7 +77,7 @@ func (g *Gateway) item(ctx context.Context, c cluster, k kind, r store.Record) (
 	}
 	item = link.Item{
 		ID: d.ID, Name: d.Name, Generation: r.Generation,
-		OperationID: d.OperationID, CorrelationID: d.CorrelationID, ReconcileRequestedAt: d.ReconcileRequestedAt,
+		OperationID: d.OperationID, CorrelationID: d.CorrelationID, TraceParent: d.TraceParent, ReconcileRequestedAt: d.ReconcileRequestedAt,
 		Delete: d.Deleting, ProtectedVersion: d.ProtectedVersion,
 	}
 	if k == extension {
