@@ -30,9 +30,17 @@ const (
 	coreVersion, clusterVersion = "2021-04-01", "2024-01-01"
 )
 
+// fleetConfig says what to measure.
+type fleetConfig struct {
+	agents int
+	// hub is the program; profiles is a folder for its profiles, "" for none.
+	hub, profiles string
+}
+
 // fleet is a hub of its own with many simulated agents: agent/uplink, the real
 // end of the line, with nothing behind it.
 type fleet struct {
+	config   fleetConfig
 	hub      *fleetHub
 	user     *client.Client
 	keys     []*rsa.PrivateKey
@@ -62,7 +70,7 @@ func fleetScenarios(n int) []fleetScenario {
 }
 
 // measureFleet runs all fleet scenarios on one fleet and prints their rows.
-func measureFleet(ctx context.Context, n int, out, progress io.Writer) (err error) {
+func measureFleet(ctx context.Context, c fleetConfig, out, progress io.Writer) (err error) {
 	m, err := thisMachine(ctx)
 	if err != nil {
 		return err
@@ -72,13 +80,13 @@ func measureFleet(ctx context.Context, n int, out, progress io.Writer) (err erro
 		return fmt.Errorf("make state folder: %w", err)
 	}
 	defer os.RemoveAll(dir)
-	f, err := newFleet(ctx, dir, n, progress)
+	f, err := newFleet(ctx, dir, c, progress)
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, f.close()) }()
 	var rows strings.Builder
-	for _, s := range fleetScenarios(n) {
+	for _, s := range fleetScenarios(c.agents) {
 		fmt.Fprintf(progress, "%s: %s\n", s.name, s.measures)
 		measured, err := s.run(ctx, f)
 		if err != nil {
@@ -97,8 +105,9 @@ func printed(out io.Writer, rows string) error {
 }
 
 // newFleet starts a hub and registers the clusters; no agent runs yet.
-func newFleet(ctx context.Context, dir string, n int, progress io.Writer) (*fleet, error) {
-	f := &fleet{progress: progress, hub: &fleetHub{dir: dir}}
+func newFleet(ctx context.Context, dir string, c fleetConfig, progress io.Writer) (*fleet, error) {
+	f := &fleet{config: c, progress: progress, hub: &fleetHub{program: c.hub, dir: dir}}
+	n := c.agents
 	if err := f.hub.start(ctx); err != nil {
 		return nil, err
 	}
@@ -173,16 +182,27 @@ func (f *fleet) close() error {
 	return f.hub.kill()
 }
 
-// await polls until done says so, or patience is over.
-func (f *fleet) await(ctx context.Context, what string, patience time.Duration, done func() (int, bool)) error {
-	deadline := time.Now().Add(patience)
+// patience is how long one step may take before it counts as failed: a machine
+// that does other things too needs more of it with more agents.
+func (f *fleet) patience() time.Duration {
+	return patience + time.Duration(len(f.members))*30*time.Millisecond
+}
+
+// await polls until done says so, or patience is over; the error then says how
+// far it came and what the hub does.
+func (f *fleet) await(ctx context.Context, what string, done func() (int, bool)) error {
+	began, told := time.Now(), time.Now()
 	for {
 		n, ok := done()
 		if ok {
 			return nil
 		}
-		if time.Now().After(deadline) {
-			return fmt.Errorf("%s: %d of %d within %s", what, n, len(f.members), patience)
+		if time.Since(began) > f.patience() {
+			return fmt.Errorf("%s: %d of %d within %s; %s", what, n, len(f.members), f.patience(), f.hub.state())
+		}
+		if time.Since(told) > 10*time.Second {
+			told = time.Now()
+			fmt.Fprintf(f.progress, "  waiting to %s: %d of %d after %s\n", what, n, len(f.members), seconds(time.Since(began)))
 		}
 		select {
 		case <-ctx.Done():

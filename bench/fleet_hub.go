@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"os"
@@ -18,32 +19,33 @@ import (
 	"headwater.dev/client"
 )
 
-// fleetHub is bin/hub with embedded etcd in a process of its own.
+// fleetHub is a hub with embedded etcd in a process of its own.
 type fleetHub struct {
-	dir, listen, url string
-	process          *exec.Cmd
+	program, dir, listen, url string
+	// insight is where it serves its metrics and profiles.
+	insight string
+	process *exec.Cmd
 }
 
 // start starts the hub, at the same address every time, and returns when it is ready.
 func (h *fleetHub) start(ctx context.Context) error {
 	if h.listen == "" {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			return fmt.Errorf("choose a port: %w", err)
-		}
-		h.listen = l.Addr().String()
-		h.url = "https://" + h.listen
-		if err := l.Close(); err != nil {
+		var err error
+		if h.listen, err = freeAddress(); err != nil {
 			return err
 		}
+		if h.insight, err = freeAddress(); err != nil {
+			return err
+		}
+		h.url = "https://" + h.listen
 	}
 	log, err := os.OpenFile(filepath.Join(h.dir, "hub.log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 	if err != nil {
 		return err
 	}
 	defer log.Close()
-	h.process = exec.Command("bin/hub", "serve", "--data-dir", filepath.Join(h.dir, "data"), "--listen", h.listen, "--log-level", "error",
-		"--metrics-listen", "", "--limit-reads", "0", "--limit-writes", "0", "--limit-address", "0")
+	h.process = exec.Command(h.program, "serve", "--data-dir", filepath.Join(h.dir, "data"), "--listen", h.listen, "--log-level", "error",
+		"--metrics-listen", h.insight, "--profiling", "--limit-reads", "0", "--limit-writes", "0", "--limit-address", "0")
 	h.process.Stdout, h.process.Stderr = log, log
 	// The hub must not outlive the measurement, however that ends.
 	h.process.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
@@ -51,6 +53,39 @@ func (h *fleetHub) start(ctx context.Context) error {
 		return fmt.Errorf("start the hub: %w (make build makes the programs)", err)
 	}
 	return h.ready(ctx)
+}
+
+// freeAddress is one that nobody listens at.
+func freeAddress() (string, error) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return "", fmt.Errorf("choose a port: %w", err)
+	}
+	return l.Addr().String(), l.Close()
+}
+
+// profile keeps one of the hub's profiles in a folder; it does nothing without a folder.
+func (h *fleetHub) profile(ctx context.Context, dir, name, kind string) error {
+	if dir == "" {
+		return nil
+	}
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+h.insight+"/debug/pprof/"+kind, nil)
+	if err != nil {
+		return err
+	}
+	res, err := http.DefaultClient.Do(req)
+	if err != nil {
+		return fmt.Errorf("take the hub's profile %s: %w", kind, err)
+	}
+	defer res.Body.Close()
+	raw, err := io.ReadAll(res.Body)
+	if err == nil && res.StatusCode != http.StatusOK {
+		err = fmt.Errorf("it answers %s", res.Status)
+	}
+	if err != nil {
+		return fmt.Errorf("take the hub's profile %s: %w", kind, err)
+	}
+	return os.WriteFile(filepath.Join(dir, name+".pprof"), raw, 0o600)
 }
 
 func (h *fleetHub) ready(ctx context.Context) error {
@@ -130,4 +165,15 @@ func (h *fleetHub) resident() (peak, now float64, err error) {
 	}
 	rss, err := number(file, `(?m)^VmRSS:\s*(\d+) kB$`)
 	return float64(high) / 1024, float64(rss) / 1024, err
+}
+
+// state is what the hub can say when something does not come.
+func (h *fleetHub) state() string {
+	log, _ := os.ReadFile(filepath.Join(h.dir, "hub.log"))
+	log = log[max(0, len(log)-4096):]
+	peak, now, err := h.resident()
+	if err != nil {
+		return fmt.Sprintf("the hub has gone (%v); the end of its log:\n%s", err, log)
+	}
+	return fmt.Sprintf("the hub holds %.0f MiB (peak %.0f MiB); the end of its log:\n%s", now, peak, log)
 }

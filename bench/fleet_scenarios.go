@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"slices"
 	"sync"
@@ -17,12 +18,25 @@ func fleetConnect(ctx context.Context, f *fleet) (string, error) {
 	if err := f.startAgents(ctx, 10*time.Second); err != nil {
 		return "", err
 	}
-	if err := f.await(ctx, "connect", patience, f.connected(1)); err != nil {
+	if err := f.await(ctx, "connect", f.connected(1)); err != nil {
 		return "", err
 	}
 	took := time.Since(began)
 	peak, now, err := f.hub.resident()
+	if err == nil {
+		err = f.hub.profile(ctx, f.config.profiles, "connected-heap", "heap?gc=1")
+	}
 	return fmt.Sprintf("%s, %.0f MiB resident (peak %.0f MiB)", seconds(took), now, peak), err
+}
+
+// profiling profiles the hub's CPU for a while; the answer waits for the end.
+func (f *fleet) profiling(ctx context.Context, name string, d time.Duration) func() error {
+	done := make(chan error, 1)
+	go func() {
+		done <- errors.Join(f.hub.profile(ctx, f.config.profiles, name, fmt.Sprintf("profile?seconds=%d", int(d.Seconds()))),
+			f.hub.profile(ctx, f.config.profiles, name+"-goroutines", "goroutine"), f.hub.profile(ctx, f.config.profiles, name+"-heap", "heap?gc=1"))
+	}()
+	return func() error { return <-done }
 }
 
 // connected counts the agents that were connected that often.
@@ -49,6 +63,7 @@ func fleetIdle(ctx context.Context, f *fleet) (string, error) {
 	if err != nil {
 		return "", err
 	}
+	profiled := f.profiling(ctx, "idle-cpu", idleFor/2)
 	began := time.Now()
 	select { // this minute is what is measured
 	case <-ctx.Done():
@@ -60,6 +75,9 @@ func fleetIdle(ctx context.Context, f *fleet) (string, error) {
 	if err != nil {
 		return "", err
 	}
+	if err := profiled(); err != nil {
+		return "", err
+	}
 	peak, now, err := f.hub.resident()
 	return fmt.Sprintf("%.0f MiB resident (peak %.0f MiB), %.1f %% of a core", now, peak, 100*(after-before).Seconds()/span.Seconds()), err
 }
@@ -67,6 +85,7 @@ func fleetIdle(ctx context.Context, f *fleet) (string, error) {
 // fleetPut puts everywhere, waits for the deliveries, then looks into all lists.
 func fleetPut(ctx context.Context, f *fleet) (string, error) {
 	const path = "./wave"
+	profiled := f.profiling(ctx, "put-cpu", 15*time.Second)
 	began := time.Now()
 	var mu sync.Mutex
 	asked := map[*member]time.Time{}
@@ -80,7 +99,7 @@ func fleetPut(ctx context.Context, f *fleet) (string, error) {
 		return "", err
 	}
 	put := time.Since(began)
-	err = f.await(ctx, "deliver", patience, func() (int, bool) {
+	err = f.await(ctx, "deliver", func() (int, bool) {
 		n := 0
 		for _, m := range f.members {
 			if !m.arrived(path).IsZero() {
@@ -105,6 +124,9 @@ func fleetPut(ctx context.Context, f *fleet) (string, error) {
 		return "", err
 	}
 	visible := time.Since(began)
+	if err := profiled(); err != nil {
+		return "", err
+	}
 	_, now, err := f.hub.resident()
 	return fmt.Sprintf("%s put, %s delivered, %s all visible; put to agent %s; %.0f MiB resident", seconds(put), seconds(last.Sub(began)), seconds(visible),
 		quantiles(took), now), err
@@ -112,7 +134,7 @@ func fleetPut(ctx context.Context, f *fleet) (string, error) {
 
 // visible waits until the list of a cluster shows its configuration as compliant.
 func (f *fleet) visible(ctx context.Context, m *member) error {
-	for deadline := time.Now().Add(patience); ; {
+	for deadline := time.Now().Add(f.patience()); ; {
 		all, err := client.List[client.Resource[client.Configuration]](ctx, f.user, m.id+"/providers/Microsoft.KubernetesConfiguration/fluxConfigurations", hubVersion)
 		if err != nil {
 			return err
@@ -187,7 +209,7 @@ func fleetRestart(ctx context.Context, f *fleet) (string, error) {
 	back := f.connected(1)
 	most, before := 0, 0
 	second := time.Now()
-	err := f.await(ctx, "come back", patience, func() (int, bool) {
+	err := f.await(ctx, "come back", func() (int, bool) {
 		n, all := back()
 		if now := time.Now(); now.Sub(second) >= time.Second {
 			most, before, second = max(most, n-before), n, now
