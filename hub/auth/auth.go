@@ -99,6 +99,7 @@ type Auth struct {
 	audiences    map[string]bool
 	issuers      map[string]*issuer
 	failures     *failures
+	verified     verified
 	clock        func() time.Time
 	log          *slog.Logger
 	handler      http.Handler
@@ -209,12 +210,20 @@ func (a *Auth) AuthenticateAgent(r *http.Request) (Principal, error) {
 	if err != nil {
 		return Principal{}, err
 	}
-	claims, err := a.parse(token, map[string]bool{foldAudience(a.agentAudience()): true})
+	claims, known := a.verified.get(token)
+	if known {
+		err = a.inTime(claims)
+	} else {
+		claims, err = a.parse(token, map[string]bool{foldAudience(a.agentAudience()): true})
+	}
 	if err != nil {
 		return Principal{}, err
 	}
 	if claims.Cluster == "" || claims.Key == "" {
 		return Principal{}, unauthenticated("InvalidAuthenticationToken", "the access token is not an agent's")
+	}
+	if !known {
+		a.verified.put(token, claims, a.clock())
 	}
 	return Principal{
 		Kind:    Agent,

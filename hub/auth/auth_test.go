@@ -168,6 +168,13 @@ func TestAgentsAndUsersHaveDoorsOfTheirOwn(t *testing.T) {
 	if until := p.Expires.Sub(d.clock.Now()); until < 14*time.Minute || until > 15*time.Minute {
 		t.Errorf("the agent's token ends in %v", until)
 	}
+	if again, err := d.AuthenticateAgent(request(agent)); err != nil || again != p {
+		t.Errorf("the same token again: %+v, %v, want %+v", again, err, p)
+	}
+	dot := strings.LastIndex(agent, ".")
+	if p, err := d.AuthenticateAgent(request(agent[:dot+1] + strings.Repeat("A", len(agent)-dot-1))); err == nil {
+		t.Errorf("a token with another signature than one seen before is taken: %+v", p)
+	}
 	if p, err := d.Authenticate(request(agent)); err == nil {
 		t.Errorf("the users' door took an agent for %+v", p)
 	}

@@ -99,12 +99,20 @@ func (a *Auth) parse(token string, audiences map[string]bool) (claims, error) {
 	if c.Expiry == nil || c.NotBefore == nil {
 		return claims{}, invalid
 	}
-	err = c.ValidateWithLeeway(jwt.Expected{Time: a.clock()}, Skew)
-	switch {
-	case errors.Is(err, jwt.ErrExpired):
-		return claims{}, unauthenticated("ExpiredAuthenticationToken", "The access token expiry UTC time is earlier than the current UTC time. Obtain a new one.")
-	case err != nil:
-		return claims{}, invalid
+	if err := a.inTime(c); err != nil {
+		return claims{}, err
 	}
 	return c, nil
+}
+
+// inTime says that a token has ended or has not begun.
+func (a *Auth) inTime(c claims) error {
+	err := c.ValidateWithLeeway(jwt.Expected{Time: a.clock()}, Skew)
+	switch {
+	case errors.Is(err, jwt.ErrExpired):
+		return unauthenticated("ExpiredAuthenticationToken", "The access token expiry UTC time is earlier than the current UTC time. Obtain a new one.")
+	case err != nil:
+		return unauthenticated("InvalidAuthenticationToken", "The access token is invalid.")
+	}
+	return nil
 }
