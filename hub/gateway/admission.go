@@ -10,8 +10,8 @@ import (
 
 const (
 	// admitEvery is how many agents a replica lets begin a connection per second,
-	// for which each does work: ten thousand are back within a minute.
-	admitEvery = 250
+	// about half of what two cores can do: ten thousand are back within a minute.
+	admitEvery = 400
 	// admitAtOnce is how many may be at it at the same time. On a machine that is
 	// short of time more would only make all of them late, and then try again.
 	admitAtOnce = 64
