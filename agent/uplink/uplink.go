@@ -110,7 +110,7 @@ func defaultTiming() timing {
 		pollWait:     30 * time.Second,
 		request:      30 * time.Second,
 		gather:       50 * time.Millisecond,
-		heartbeat:    time.Minute,
+		heartbeat:    90 * time.Second, // 45 to 90 with jitter
 		retry:        500 * time.Millisecond,
 		retryMax:     30 * time.Second,
 	}
