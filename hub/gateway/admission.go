@@ -1,6 +1,7 @@
 package gateway
 
 import (
+	"context"
 	"net/http"
 	"sync"
 	"time"
@@ -15,6 +16,9 @@ const (
 	// admitAtOnce is how many may be at it at the same time. On a machine that is
 	// short of time more would only make all of them late, and then try again.
 	admitAtOnce = 64
+	// admitWaiting is how many may wait for a place, and admitPatience how long: a
+	// short rush passes without anybody being sent away.
+	admitWaiting, admitPatience = 1024, 3 * time.Second
 	// longestQueue bounds the pause that an agent is asked for.
 	longestQueue = time.Minute
 )
@@ -25,6 +29,8 @@ type admission struct {
 	clock func() time.Time
 	// places holds a token for each beginning in progress.
 	places chan struct{}
+	// waiting holds one for each that waits for a place.
+	waiting chan struct{}
 
 	mu      sync.Mutex
 	limiter *rate.Limiter
@@ -33,16 +39,31 @@ type admission struct {
 }
 
 func newAdmission(clock func() time.Time) *admission {
-	return &admission{clock: clock, places: make(chan struct{}, admitAtOnce), limiter: rate.NewLimiter(admitEvery, admitEvery)}
+	return &admission{clock: clock, places: make(chan struct{}, admitAtOnce), waiting: make(chan struct{}, admitWaiting),
+		limiter: rate.NewLimiter(admitEvery, admitEvery)}
 }
 
 // enter takes a place, to be left soon, or refuses with the time to wait. It
-// costs nothing, so it comes before the caller is known.
-func (a *admission) enter() (leave func(), err error) {
+// costs next to nothing, so it comes before the caller is known.
+func (a *admission) enter(ctx context.Context) (leave func(), err error) {
+	leave = func() { <-a.places }
 	select {
 	case a.places <- struct{}{}:
-		return func() { <-a.places }, nil
+		return leave, nil
 	default:
+	}
+	select {
+	case a.waiting <- struct{}{}:
+		defer func() { <-a.waiting }()
+	default:
+		return nil, a.later()
+	}
+	ctx, cancel := context.WithTimeout(ctx, admitPatience)
+	defer cancel()
+	select {
+	case a.places <- struct{}{}:
+		return leave, nil
+	case <-ctx.Done():
 		return nil, a.later()
 	}
 }

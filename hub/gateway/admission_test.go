@@ -1,10 +1,12 @@
 package gateway
 
 import (
+	"context"
 	"errors"
 	"net/http"
 	"net/http/httptest"
 	"testing"
+	"testing/synctest"
 	"time"
 )
 
@@ -44,29 +46,49 @@ func TestAdmissionSpreadsTheReturnOfAFleet(t *testing.T) {
 	}
 }
 
-// TestAdmissionHasSoManyPlaces refuses who comes when all are taken, with a
-// pause, and admits the next when one is left.
+// TestAdmissionHasSoManyPlaces lets one wait for a place, and refuses who does
+// not want to wait for longer, with a pause.
 func TestAdmissionHasSoManyPlaces(t *testing.T) {
-	a := newAdmission(time.Now)
-	var leave func()
-	for range admitAtOnce {
-		var err error
-		if leave, err = a.enter(); err != nil {
-			t.Fatalf("a free place was refused: %v", err)
+	synctest.Test(t, func(t *testing.T) {
+		a := newAdmission(time.Now)
+		var leave func()
+		for range admitAtOnce {
+			var err error
+			if leave, err = a.enter(t.Context()); err != nil {
+				t.Fatalf("a free place was refused: %v", err)
+			}
 		}
-	}
-	_, err := a.enter()
-	var r *refusal
-	if !errors.As(err, &r) {
-		t.Fatalf("one more got %v, want a refusal", err)
-	}
-	w := httptest.NewRecorder()
-	r.wait(w)
-	if got := w.Header().Get("Retry-After"); got != "1" {
-		t.Errorf("Retry-After is %q, want 1", got)
-	}
-	leave()
-	if _, err := a.enter(); err != nil {
-		t.Errorf("a place that was left is refused: %v", err)
-	}
+		began := time.Now()
+		_, err := a.enter(t.Context())
+		var r *refusal
+		if !errors.As(err, &r) || time.Since(began) != admitPatience {
+			t.Fatalf("one more got %v after %v, want a refusal after %v", err, time.Since(began), admitPatience)
+		}
+		w := httptest.NewRecorder()
+		r.wait(w)
+		if got := w.Header().Get("Retry-After"); got != "1" {
+			t.Errorf("Retry-After is %q, want 1", got)
+		}
+		time.AfterFunc(time.Second, leave)
+		if _, err := a.enter(t.Context()); err != nil {
+			t.Errorf("a place that was left in time is refused: %v", err)
+		}
+	})
+}
+
+// TestAdmissionBoundsTheWaiting sends away at once who finds the waiting room full.
+func TestAdmissionBoundsTheWaiting(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ctx, cancel := context.WithCancel(t.Context())
+		defer cancel() // those who wait end
+		a := newAdmission(time.Now)
+		for range admitAtOnce + admitWaiting {
+			go func() { _, _ = a.enter(ctx) }()
+		}
+		synctest.Wait()
+		began := time.Now()
+		if _, err := a.enter(t.Context()); err == nil || time.Since(began) != 0 {
+			t.Errorf("got %v after %v, want a refusal at once", err, time.Since(began))
+		}
+	})
 }

@@ -128,7 +128,7 @@ func (g *Gateway) serveDesired(w http.ResponseWriter, r *http.Request) {
 	var q query
 	var s *stream
 	err := apart(func() error {
-		leave, err := g.admission.enter()
+		leave, err := g.admission.enter(r.Context())
 		if err != nil {
 			return err
 		}

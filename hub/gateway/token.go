@@ -78,7 +78,7 @@ func refuseAssertion(message string) error {
 
 // admit proves an assertion when there is a place to do so.
 func (g *Gateway) admit(ctx context.Context, assertion string) (cluster, error) {
-	leave, err := g.admission.enter()
+	leave, err := g.admission.enter(ctx)
 	if err != nil {
 		return cluster{}, err
 	}
