@@ -10,6 +10,7 @@ import (
 	"crypto/sha256"
 	"crypto/subtle"
 	"crypto/x509"
+	"encoding/base32"
 	"encoding/base64"
 	"encoding/pem"
 	"errors"
@@ -81,12 +82,14 @@ type federatedRecord struct {
 	Created time.Time `json:"created"`
 }
 
+// newSecret makes a secret of letters and digits alone: one that began with a
+// dash would be an option to az, and to shells' commands.
 func newSecret() (string, secretRecord, error) {
 	random := make([]byte, secretBytes)
 	if _, err := rand.Read(random); err != nil {
 		return "", secretRecord{}, fmt.Errorf("make a secret: %w", err)
 	}
-	secret := base64.RawURLEncoding.EncodeToString(random)
+	secret := strings.ToLower(base32.StdEncoding.WithPadding(base32.NoPadding).EncodeToString(random))
 	return secret, secretRecord{ID: uuid.NewString(), Hint: secret[:3], Hash: hash(secret)}, nil
 }
 

@@ -138,7 +138,7 @@ func progress(t *testing.T, all []*lane, when string) {
 		acked, _, _ := l.state()
 		goal = append(goal, acked+3)
 	}
-	eventually(t, 30*time.Second, func() error {
+	eventually(t, 90*time.Second, func() error { // seconds, on a machine with nothing else to do
 		for i, l := range all {
 			acked, seen, err := l.state()
 			if err != nil {
