@@ -10,11 +10,13 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"strconv"
 	"strings"
 	"time"
 
 	"golang.org/x/sync/errgroup"
 
+	"headwater.dev/api/link"
 	"headwater.dev/client"
 )
 
@@ -64,7 +66,7 @@ func fleetScenarios(n int) []fleetScenario {
 		{"fleet-idle", "the hub in the minute after that", "≤ 1 GiB, ≤ 20 % of a core", fleetIdle},
 		{"fleet-put", "a configuration put for each of " + count + " clusters: from the first request to the last delivery, and to the last status visible in its list",
 			"≤ 60 s, ≤ 90 s; p99 of one put to its agent ≤ 1 s", fleetPut},
-		{"fleet-list", "pages of a list of " + count + " configurations of one cluster", "p99 ≤ 100 ms", fleetList},
+		{"fleet-list", "pages of the list of a cluster that has the most configurations it can have, " + strconv.Itoa(min(n, link.MaxItems)), "p99 ≤ 100 ms", fleetList},
 		{"fleet-restart", "from killing the hub (it starts again at once) to all " + count + " agents being back", "≤ 60 s", fleetRestart},
 	}
 }

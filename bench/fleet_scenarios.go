@@ -9,6 +9,7 @@ import (
 	"sync"
 	"time"
 
+	"headwater.dev/api/link"
 	"headwater.dev/api/resource"
 	"headwater.dev/client"
 )
@@ -159,7 +160,7 @@ func fleetList(ctx context.Context, f *fleet) (string, error) {
 	if err := f.register(ctx, crowded.id, crowded.key); err != nil {
 		return "", err
 	}
-	names := make([]*member, len(f.members))
+	names := make([]*member, min(len(f.members), link.MaxItems)) // a cluster takes no more
 	for i := range names {
 		names[i] = &member{id: fmt.Sprintf("app-%05d", i)}
 	}
