@@ -248,11 +248,7 @@ func TestDependsAcrossKinds(t *testing.T) {
 		t.Fatal(err)
 	}
 	w.failed("app", meta.DependencyNotReadyReason, fmt.Sprintf("dependency cycle Kustomization/%[1]s/app → HelmRelease/%[1]s/db → Kustomization/%[1]s/app", w.ns))
-	k = w.get("app")
-	k.Annotations[depend.Annotation] = "Deployment/x"
-	if err := w.client.Update(w.ctx, k); err != nil {
-		t.Fatal(err)
-	}
+	w.change("app", func(k *kustomizev1.Kustomization) { k.Annotations[depend.Annotation] = "Deployment/x" })
 	w.failed("app", meta.DependencyNotReadyReason, "line 1: kind \"Deployment\" is nothing to depend on")
 }
 

@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	kustomizev1 "github.com/fluxcd/kustomize-controller/api/v1"
 	eventv1 "github.com/fluxcd/pkg/apis/event/v1"
 	corev1 "k8s.io/api/core/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -54,11 +55,7 @@ func (r *receiver) of(ns, name string) (out []string) {
 func TestCommitStatus(t *testing.T) {
 	w := newWorld(t, "admin")
 	first := w.publish("repo", map[string]string{"app/a.yaml": cm("a", "1"), "docs.md": "one"})
-	k := w.kustomization("app", nil)
-	k.Spec.Path = "./app"
-	if err := w.client.Update(w.ctx, k); err != nil {
-		t.Fatal(err)
-	}
+	w.kustomization("app", func(s *kustomizev1.KustomizationSpec) { s.Path = "./app" })
 	w.ready("app", first)
 	second := w.publish("repo", map[string]string{"app/a.yaml": cm("a", "1"), "docs.md": "two"})
 	w.ready("app", second)

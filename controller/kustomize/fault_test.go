@@ -169,11 +169,7 @@ func TestF05DefinitionRemoved(t *testing.T) {
 		t.Fatal(err)
 	}
 	revision := w.publish("repo", map[string]string{"a.yaml": cm("a", "2")})
-	k := w.get("app")
-	k.Spec.Suspend = false
-	if err := w.client.Update(w.ctx, k); err != nil {
-		t.Fatal(err)
-	}
+	k := w.change("app", func(k *kustomizev1.Kustomization) { k.Spec.Suspend = false })
 	w.ready("app", revision)
 	w.holds("app", map[string]string{"a": "2"})
 	if err := w.client.Delete(w.ctx, k); err != nil {

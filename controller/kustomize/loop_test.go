@@ -347,11 +347,7 @@ func TestForceRecreates(t *testing.T) {
 	w.ready("app", w.publish("repo", immutable("1")))
 	revision := w.publish("repo", immutable("2"))
 	w.failed("app", meta.ReconciliationFailedReason, "immutable")
-	k := w.get("app")
-	k.Spec.Force = true
-	if err := w.client.Update(w.ctx, k); err != nil {
-		t.Fatal(err)
-	}
+	w.change("app", func(k *kustomizev1.Kustomization) { k.Spec.Force = true })
 	w.ready("app", revision)
 	if a, err := w.configMap("a"); err != nil || a.Data["key"] != "2" {
 		t.Errorf("a = %v, %v", a.Data, err)

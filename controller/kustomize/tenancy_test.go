@@ -157,11 +157,10 @@ func TestA43CrossNamespace(t *testing.T) {
 		s.DependsOn = []kustomizev1.DependencyReference{{Name: "x", Namespace: "other"}}
 	})
 	w.failed("dependency", acl.AccessDeniedReason, "can't access 'Kustomization/other/x'")
-	k := w.kustomization("annotation", func(s *kustomizev1.KustomizationSpec) { s.Suspend = true })
-	k.Spec.Suspend, k.Annotations = false, map[string]string{depend.Annotation: "HelmRelease/other/db"}
-	if err := w.client.Update(w.ctx, k); err != nil {
-		t.Fatal(err)
-	}
+	w.kustomization("annotation", func(s *kustomizev1.KustomizationSpec) { s.Suspend = true })
+	w.change("annotation", func(k *kustomizev1.Kustomization) {
+		k.Spec.Suspend, k.Annotations = false, map[string]string{depend.Annotation: "HelmRelease/other/db"}
+	})
 	w.failed("annotation", acl.AccessDeniedReason, "can't access 'HelmRelease/other/db'")
 }
 

@@ -23,6 +23,7 @@ import (
 	rbacv1 "k8s.io/api/rbac/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/rest"
+	clientretry "k8s.io/client-go/util/retry"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
@@ -195,6 +196,20 @@ func (w *world) kustomization(name string, change func(*kustomizev1.Kustomizatio
 		change(&k.Spec)
 	}
 	w.create(k)
+	return k
+}
+
+// change writes what f makes of a Kustomization that the loop writes to, too.
+func (w *world) change(name string, f func(*kustomizev1.Kustomization)) *kustomizev1.Kustomization {
+	w.t.Helper()
+	var k *kustomizev1.Kustomization
+	if err := clientretry.RetryOnConflict(clientretry.DefaultBackoff, func() error {
+		k = w.get(name)
+		f(k)
+		return w.client.Update(w.ctx, k)
+	}); err != nil {
+		w.t.Fatal(err)
+	}
 	return k
 }
 
