@@ -10,7 +10,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/Azure/azure-sdk-for-go/sdk/azcore"
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore/policy"
 	"github.com/fluxcd/pkg/auth"
 	sourcev1 "github.com/fluxcd/source-controller/api/v1"
@@ -188,7 +187,7 @@ func (l *loops) azureDriver(ctx context.Context, o *sourcev1.Bucket, a access) (
 		return bucket.NewAzure(a.config, nil, nil)
 	}
 	// A public container needs nobody: whoever has no identity reads as nobody.
-	var who azcore.TokenCredential = l.clouds.Azure(ctx, a.options...)
+	who := l.clouds.Azure(ctx, a.options...)
 	if o.Spec.ServiceAccountName == "" {
 		probe, cancel := context.WithTimeout(ctx, 10*time.Second)
 		defer cancel()

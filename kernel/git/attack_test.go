@@ -34,8 +34,8 @@ func hostile(t *testing.T, h http.HandlerFunc) string {
 	return s.URL + "/x.git"
 }
 
-// try fetches with a deadline and gives the error and the time it took.
-func try(t *testing.T, raw string, c Credentials, limit time.Duration) (error, time.Duration) {
+// try fetches with a deadline and gives the time it took and the error.
+func try(t *testing.T, raw string, c Credentials, limit time.Duration) (time.Duration, error) {
 	t.Helper()
 	mirrors, err := OpenMirrors(t.TempDir())
 	if err != nil {
@@ -43,13 +43,13 @@ func try(t *testing.T, raw string, c Credentials, limit time.Duration) (error, t
 	}
 	r, err := NewRemote(raw, c)
 	if err != nil {
-		return err, 0
+		return 0, err
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), limit)
 	defer cancel()
 	start := time.Now()
 	_, _, err = mirrors.For(r).Update(ctx, r, Reference{Branch: "main"}, func(Target) bool { return false })
-	return err, time.Since(start)
+	return time.Since(start), err
 }
 
 // TestA04RedirectNeverCarriesCredentials has servers redirect to another host,
@@ -74,7 +74,7 @@ func TestA04RedirectNeverCarriesCredentials(t *testing.T) {
 			"basic": {CA: ca, Username: "u", Password: password}, "bearer": {CA: ca, BearerToken: password},
 			"certificate": {CA: ca, ClientCert: cert, ClientKey: key},
 		} {
-			if err, _ := try(t, from.URL+"/x", c, 10*time.Second); err == nil || asked.Load() != 0 || strings.Contains(err.Error(), password) {
+			if _, err := try(t, from.URL+"/x", c, 10*time.Second); err == nil || asked.Load() != 0 || strings.Contains(err.Error(), password) {
 				t.Errorf("%s to %s: %v, asked %d times", name, target, err, asked.Load())
 			}
 		}
@@ -92,10 +92,10 @@ func TestA06AddressIsCheckedWhenDialled(t *testing.T) {
 		from := hostile(t, func(w http.ResponseWriter, r *http.Request) {
 			http.Redirect(w, r, target+r.URL.Path+"?"+r.URL.RawQuery, http.StatusFound)
 		})
-		if err, _ := try(t, from, Credentials{}, 10*time.Second); !errors.Is(err, ErrAddress) {
+		if _, err := try(t, from, Credentials{}, 10*time.Second); !errors.Is(err, ErrAddress) {
 			t.Errorf("%s: %v", name, err)
 		}
-		if err, _ := try(t, target+"/latest", Credentials{}, 10*time.Second); !errors.Is(err, ErrAddress) {
+		if _, err := try(t, target+"/latest", Credentials{}, 10*time.Second); !errors.Is(err, ErrAddress) {
 			t.Errorf("%s itself: %v", name, err)
 		}
 	}
@@ -105,7 +105,7 @@ func TestA06AddressIsCheckedWhenDialled(t *testing.T) {
 		for _, raw := range []string{inside.URL + "/x", strings.Replace(inside.URL, "127.0.0.1", "localhost", 1) + "/x", f.SSHURL("public")} {
 			c := key
 			c.limit = limit
-			if err, _ := try(t, raw, c, 10*time.Second); !errors.Is(err, ErrAddress) {
+			if _, err := try(t, raw, c, 10*time.Second); !errors.Is(err, ErrAddress) {
 				t.Errorf("%s with limit %d: %v", raw, limit, err)
 			}
 		}
@@ -225,7 +225,7 @@ func TestA14EndlessAnswers(t *testing.T) {
 		"an object too long": {answers(greet, line("packfile\n")+line("\x01"+pack+"\xbf\xff\xff\xff\xff\xff\xff\x7f")+"|"+line("\x01x"), 0), ErrProtocol},
 	} {
 		t.Run(name, func(t *testing.T) {
-			err, took := try(t, hostile(t, c.h), Credentials{}, 1500*time.Millisecond)
+			took, err := try(t, hostile(t, c.h), Credentials{}, 1500*time.Millisecond)
 			if err == nil || took > 10*time.Second || c.want != nil && !errors.Is(err, c.want) {
 				t.Errorf("%v after %s", err, took)
 			}
@@ -243,7 +243,7 @@ func TestA14HangingServers(t *testing.T) {
 	f := serve(t, false)
 	c := Credentials{Identity: f.keys["ed25519"], KnownHosts: []byte(f.KnownHosts())}
 	for _, scheme := range []string{"http", "https", "ssh"} {
-		if err, took := try(t, scheme+"://"+l.Addr().String()+"/x", c, 300*time.Millisecond); !errors.Is(err, context.DeadlineExceeded) || took > 5*time.Second {
+		if took, err := try(t, scheme+"://"+l.Addr().String()+"/x", c, 300*time.Millisecond); !errors.Is(err, context.DeadlineExceeded) || took > 5*time.Second {
 			t.Errorf("%s: %v after %s", scheme, err, took)
 		}
 	}
@@ -264,7 +264,7 @@ func TestA10HostKeys(t *testing.T) {
 		"other port":          strings.ReplaceAll(f.KnownHosts(), ":", ":1"),
 		"wildcard only":       "!" + host + ",* " + strings.SplitN(f.KnownHosts(), " ", 2)[1],
 	} {
-		err, _ := try(t, f.SSHURL("public"), Credentials{Identity: f.keys["ed25519"], KnownHosts: []byte(known)}, 10*time.Second)
+		_, err := try(t, f.SSHURL("public"), Credentials{Identity: f.keys["ed25519"], KnownHosts: []byte(known)}, 10*time.Second)
 		if !errors.Is(err, ErrHostKey) && !errors.Is(err, ErrInvalid) {
 			t.Errorf("%s: %v", name, err)
 		}
@@ -390,7 +390,7 @@ func TestA07LoopbackProxy(t *testing.T) {
 		}
 		for raw, c := range map[string]Credentials{"https://git.example/x": {}, "http://git.example/x": {}, f.SSHURL("public"): ssh} {
 			c.Proxy = u
-			if err, _ := try(t, raw, c, 10*time.Second); err == nil || u.Scheme == "http" && !errors.Is(err, ErrAddress) {
+			if _, err := try(t, raw, c, 10*time.Second); err == nil || u.Scheme == "http" && !errors.Is(err, ErrAddress) {
 				t.Errorf("%s by way of %s: %v", raw, address, err)
 			}
 		}

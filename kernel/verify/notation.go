@@ -76,7 +76,7 @@ func (n *Notation) Verify(ctx context.Context, repo *oci.Repository, d string) e
 	_, outcomes, err := notation.Verify(ctx, n.verifier, signatures{repo}, notation.VerifyOptions{
 		ArtifactReference: repo.Reference(d), MaxSignatureAttempts: maxSignatures,
 	})
-	var none notation.ErrorSignatureRetrievalFailed
+	var none notation.SignatureRetrievalFailedError
 	switch {
 	case errors.As(err, &none):
 		return fmt.Errorf("%w for %s: %w", ErrNoSignature, repo.Reference(d), trimmed(err))
