@@ -135,11 +135,7 @@ func (s *session) lockCreate() *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "create", Short: "Keep a scope and everything below from being deleted or changed", Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			c, err := s.hub()
-			if err != nil {
-				return err
-			}
-			at, err := scope.of(c)
+			c, at, err := scope.open(s)
 			if err != nil {
 				return err
 			}
@@ -164,11 +160,7 @@ func (s *session) lockList() *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "list", Short: "List the locks that hold at a scope or below", Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			c, err := s.hub()
-			if err != nil {
-				return err
-			}
-			at, err := scope.of(c)
+			c, at, err := scope.open(s)
 			if err != nil {
 				return err
 			}
@@ -189,11 +181,7 @@ func (s *session) lockDelete() *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "delete", Short: "Remove a lock", Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			c, err := s.hub()
-			if err != nil {
-				return err
-			}
-			at, err := scope.of(c)
+			c, at, err := scope.open(s)
 			if err != nil {
 				return err
 			}

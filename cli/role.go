@@ -55,6 +55,16 @@ func (f *scopeFlags) of(c *client.Client) (string, error) {
 	return strings.TrimSuffix(f.scope, "/"), nil
 }
 
+// open gives the hub of the session and the scope there.
+func (f *scopeFlags) open(s *session) (*client.Client, string, error) {
+	c, err := s.hub()
+	if err != nil {
+		return nil, "", err
+	}
+	at, err := f.of(c)
+	return c, at, err
+}
+
 // filtered is a path with its version and a $filter.
 func filtered(path, version, filter string) string {
 	q := url.Values{"api-version": {version}}
@@ -86,11 +96,7 @@ func (s *session) roleList() *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "list", Short: "List the roles that can be assigned at a scope", Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			c, err := s.hub()
-			if err != nil {
-				return err
-			}
-			at, err := scope.of(c)
+			c, at, err := scope.open(s)
 			if err != nil {
 				return err
 			}
@@ -199,11 +205,7 @@ func (s *session) roleDelete() *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "delete", Short: "Delete a custom role that nobody has", Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			c, err := s.hub()
-			if err != nil {
-				return err
-			}
-			at, err := scope.of(c)
+			c, at, err := scope.open(s)
 			if err != nil {
 				return err
 			}
@@ -266,11 +268,7 @@ func (s *session) assignmentCreate() *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "create", Short: "Give somebody a role at a scope and everything below", Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			c, err := s.hub()
-			if err != nil {
-				return err
-			}
-			at, err := scope.of(c)
+			c, at, err := scope.open(s)
 			if err != nil {
 				return err
 			}
@@ -308,11 +306,7 @@ func (s *session) assignmentList() *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "list", Short: "List the roles that hold at a scope or below", Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			c, err := s.hub()
-			if err != nil {
-				return err
-			}
-			at, err := scope.of(c)
+			c, at, err := scope.open(s)
 			if err != nil {
 				return err
 			}
