@@ -30,7 +30,9 @@ func newOutbox() *outbox {
 	return &outbox{pending: map[string]parcel{}, sent: map[string]link.Observed{}, ready: make(chan struct{}, 1)}
 }
 
+// put takes an observation, within the bounds that the hub checks.
 func (o *outbox) put(observed link.Observed) {
+	observed = observed.Fit()
 	o.mu.Lock()
 	o.stamp++
 	if observed.TraceParent == "" {

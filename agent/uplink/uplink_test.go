@@ -333,3 +333,21 @@ func TestA86RollbackAcrossConnections(t *testing.T) {
 		t.Errorf("in the new epoch: %+v", d)
 	}
 }
+
+// TestNoStatusHoldsUpTheOthers reports a time that JSON cannot hold, which any
+// tenant may write into a condition.
+func TestNoStatusHoldsUpTheOthers(t *testing.T) {
+	h := newHub(t)
+	u, delivered := connect(t, h, nil)
+	receive(t, delivered)
+	strange := observed("strange", 1)
+	strange.Configuration.Statuses = []resource.ObjectStatus{{Name: "x", StatusConditions: []resource.StatusCondition{
+		{Type: "Ready", Status: "True", LastTransitionTime: time.Date(9999, 12, 31, 23, 0, 0, 0, time.FixedZone("", -14*3600))}}}}
+	u.Report(strange)
+	u.Report(observed("b", 1))
+	eventually(t, "both are accepted", func() bool {
+		_, a := h.accepted(idOf("strange"))
+		_, b := h.accepted(idOf("b"))
+		return a && b
+	})
+}

@@ -13,16 +13,11 @@ import (
 	"headwater.dev/hub/store"
 )
 
-// Bounds of what an agent may say.
+// Bounds of what an agent may say, besides those of package link.
 const (
-	maxName       = 512
-	maxMessage    = 32 << 10
-	maxStatuses   = 5000
-	maxConditions = 50
-	maxDetails    = 100
-	maxCount      = 1_000_000
+	maxCount = 1_000_000
 	// maxObserved leaves room in a value of the store.
-	maxObserved = store.MaxValue - 1<<10
+	maxObserved = min(link.MaxObserved, store.MaxValue-1<<10)
 )
 
 // observation is one item of a report that passed all checks.
@@ -111,7 +106,7 @@ func (c *complaint) heartbeat(h link.Heartbeat) {
 		"kubernetesVersion": h.KubernetesVersion, "agentVersion": h.AgentVersion,
 		"distribution": h.Distribution, "infrastructure": h.Infrastructure,
 	} {
-		c.text(s, "heartbeat."+what, maxName)
+		c.text(s, "heartbeat."+what, link.MaxName)
 	}
 	c.that(h.TotalNodeCount < 0 || h.TotalNodeCount > maxCount, "heartbeat.totalNodeCount is %d", h.TotalNodeCount)
 	c.that(h.TotalCoreCount < 0 || h.TotalCoreCount > maxCount, "heartbeat.totalCoreCount is %d", h.TotalCoreCount)
@@ -158,31 +153,31 @@ func (c *complaint) item(cluster, at string, item link.Observed) (observation, e
 
 func (c *complaint) extension(at string, e resource.ExtensionObserved) {
 	c.detail(at+".error", e.Error, 0)
-	c.text(e.CurrentVersion, at+".currentVersion", maxName)
-	c.that(len(e.Statuses) > maxStatuses, "%s has %d statuses, at most %d are allowed", at, len(e.Statuses), maxStatuses)
+	c.text(e.CurrentVersion, at+".currentVersion", link.MaxName)
+	c.that(len(e.Statuses) > link.MaxStatuses, "%s has %d statuses, at most %d are allowed", at, len(e.Statuses), link.MaxStatuses)
 	for i, s := range e.Statuses {
 		if c.err != nil {
 			return
 		}
 		here := fmt.Sprintf("%s.statuses[%d]", at, i)
 		c.oneOf(s.Level, here+".level", "Error", "Warning", "Information", "")
-		c.text(s.Code, here+".code", maxName)
-		c.text(s.DisplayStatus, here+".displayStatus", maxMessage)
-		c.text(s.Message, here+".message", maxMessage)
-		c.text(s.Time, here+".time", maxName)
+		c.text(s.Code, here+".code", link.MaxName)
+		c.text(s.DisplayStatus, here+".displayStatus", link.MaxMessage)
+		c.text(s.Message, here+".message", link.MaxMessage)
+		c.text(s.Time, here+".time", link.MaxName)
 	}
 }
 
 func (c *complaint) configuration(at string, f resource.FluxConfigurationObserved) {
 	c.detail(at+".error", f.Error, 0)
 	c.compliance(f.ComplianceState, at+".complianceState")
-	c.text(f.RepositoryPublicKey, at+".repositoryPublicKey", maxMessage)
-	c.text(f.SourceSyncedCommitID, at+".sourceSyncedCommitId", maxName)
-	c.text(f.ErrorMessage, at+".errorMessage", maxMessage)
-	c.text(f.LastHandledReconcileAt, at+".lastHandledReconcileAt", maxName)
+	c.text(f.RepositoryPublicKey, at+".repositoryPublicKey", link.MaxMessage)
+	c.text(f.SourceSyncedCommitID, at+".sourceSyncedCommitId", link.MaxName)
+	c.text(f.ErrorMessage, at+".errorMessage", link.MaxMessage)
+	c.text(f.LastHandledReconcileAt, at+".lastHandledReconcileAt", link.MaxName)
 	c.that(f.SettledGeneration < 0, "%s.settledGeneration is %d", at, f.SettledGeneration)
 	c.that(f.StatusGeneration < 0, "%s.statusGeneration is %d", at, f.StatusGeneration)
-	c.that(len(f.Statuses) > maxStatuses, "%s has %d statuses, at most %d are allowed", at, len(f.Statuses), maxStatuses)
+	c.that(len(f.Statuses) > link.MaxStatuses, "%s has %d statuses, at most %d are allowed", at, len(f.Statuses), link.MaxStatuses)
 	for i, s := range f.Statuses {
 		if c.err != nil {
 			return
@@ -197,32 +192,32 @@ func (c *complaint) compliance(state, at string) {
 
 func (c *complaint) status(at string, s resource.ObjectStatus) {
 	c.compliance(s.ComplianceState, at+".complianceState")
-	c.text(s.Name, at+".name", maxName)
-	c.text(s.Namespace, at+".namespace", maxName)
-	c.text(s.Kind, at+".kind", maxName)
+	c.text(s.Name, at+".name", link.MaxName)
+	c.text(s.Namespace, at+".namespace", link.MaxName)
+	c.text(s.Kind, at+".kind", link.MaxName)
 	c.reference(at+".appliedBy", s.AppliedBy)
 	if h := s.HelmReleaseProperties; h != nil {
 		c.reference(at+".helmReleaseProperties.helmChartRef", h.HelmChartRef)
 		c.that(min(h.LastRevisionApplied, h.FailureCount, h.InstallFailureCount, h.UpgradeFailureCount) < 0,
 			"%s.helmReleaseProperties has a negative count", at)
 	}
-	c.that(len(s.StatusConditions) > maxConditions, "%s has %d conditions, at most %d are allowed", at, len(s.StatusConditions), maxConditions)
+	c.that(len(s.StatusConditions) > link.MaxConditions, "%s has %d conditions, at most %d are allowed", at, len(s.StatusConditions), link.MaxConditions)
 	for i, condition := range s.StatusConditions {
 		if c.err != nil {
 			return
 		}
 		here := fmt.Sprintf("%s.statusConditions[%d]", at, i)
 		c.oneOf(condition.Status, here+".status", "True", "False", "Unknown")
-		c.text(condition.Type, here+".type", maxName)
-		c.text(condition.Reason, here+".reason", maxName)
-		c.text(condition.Message, here+".message", maxMessage)
+		c.text(condition.Type, here+".type", link.MaxName)
+		c.text(condition.Reason, here+".reason", link.MaxName)
+		c.text(condition.Message, here+".message", link.MaxMessage)
 	}
 }
 
 func (c *complaint) reference(at string, r *resource.ObjectReference) {
 	if r != nil {
-		c.text(r.Name, at+".name", maxName)
-		c.text(r.Namespace, at+".namespace", maxName)
+		c.text(r.Name, at+".name", link.MaxName)
+		c.text(r.Namespace, at+".namespace", link.MaxName)
 	}
 }
 
@@ -231,10 +226,10 @@ func (c *complaint) detail(at string, e *resource.ErrorDetail, depth int) {
 	if e == nil {
 		return
 	}
-	c.text(e.Code, at+".code", maxName)
-	c.text(e.Message, at+".message", maxMessage)
-	c.text(e.Target, at+".target", maxName)
-	c.that(depth > 5 || len(e.Details) > maxDetails, "%s has too many details", at)
+	c.text(e.Code, at+".code", link.MaxName)
+	c.text(e.Message, at+".message", link.MaxMessage)
+	c.text(e.Target, at+".target", link.MaxName)
+	c.that(depth > link.MaxDepth || len(e.Details) > link.MaxDetails, "%s has too many details", at)
 	if c.err != nil {
 		return
 	}
