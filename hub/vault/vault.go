@@ -210,8 +210,9 @@ func (v *Vault) release(ctx context.Context, id, version string, recipient *rsa.
 }
 
 // Forget removes an entry and all earlier ones of the same resource: the agent
-// acknowledged a version, so nothing older will ever be asked for. Forgetting
-// what is gone is no error.
+// acknowledged a version, so nothing older will ever be asked for. Earlier is what
+// both the clock and the store say: the clocks of replicas differ, and an entry
+// that is wrapped anew is written later. Forgetting what is gone is no error.
 func (v *Vault) Forget(ctx context.Context, id, version string) error {
 	r, err := v.store.Get(ctx, key(id, version))
 	if errors.Is(err, store.ErrNotFound) || errors.Is(err, store.ErrInvalid) {
@@ -222,7 +223,7 @@ func (v *Vault) Forget(ctx context.Context, id, version string) error {
 		err = json.Unmarshal(r.Desired, &acknowledged)
 	}
 	if err == nil {
-		err = v.forget(ctx, id, func(e entry) bool { return !e.Kept.After(acknowledged.Kept) })
+		err = v.forget(ctx, id, func(e entry, revision int64) bool { return !e.Kept.After(acknowledged.Kept) && revision <= r.Revision })
 	}
 	if err != nil {
 		return fmt.Errorf("forget protected settings of %s: %w", id, err)
@@ -232,18 +233,18 @@ func (v *Vault) Forget(ctx context.Context, id, version string) error {
 
 // ForgetAll removes every entry of a resource, at its end.
 func (v *Vault) ForgetAll(ctx context.Context, id string) error {
-	if err := v.forget(ctx, id, func(entry) bool { return true }); err != nil {
+	if err := v.forget(ctx, id, func(entry, int64) bool { return true }); err != nil {
 		return fmt.Errorf("forget protected settings of %s: %w", id, err)
 	}
 	return nil
 }
 
-func (v *Vault) forget(ctx context.Context, id string, which func(entry) bool) error {
+func (v *Vault) forget(ctx context.Context, id string, which func(e entry, revision int64) bool) error {
 	_, err := store.Each(ctx, v.store, key(id, ""), func(r store.Record) error {
 		var e entry
 		if err := json.Unmarshal(r.Desired, &e); err != nil {
 			v.log.Error("damaged vault entry removed", "id", id)
-		} else if !which(e) {
+		} else if !which(e, r.Revision) {
 			return nil
 		}
 		err := v.store.Delete(ctx, r.Key, store.AnyRevision)

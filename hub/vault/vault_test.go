@@ -187,6 +187,31 @@ func TestForget(t *testing.T) {
 	check("the resource is gone", v.ForgetAll(t.Context(), id), false, false, false)
 }
 
+// TestAcknowledgedByReplicasWhoseClocksDiffer acknowledges a version that a replica
+// with a fast clock has kept; what was kept after it must stay.
+func TestAcknowledgedByReplicasWhoseClocksDiffer(t *testing.T) {
+	s, file, key := memory.New(), filepath.Join(t.TempDir(), "vault.key"), newKey(t)
+	slow := open(t, vault.Config{Store: s, KeyFile: file})
+	fast := open(t, vault.Config{Store: s, KeyFile: file, Clock: func() time.Time { return time.Now().Add(5 * time.Second) }})
+	first := keep(t, fast, map[string]string{"k": "1"}, &key.PublicKey)
+	second := keep(t, slow, map[string]string{"k": "2"}, &key.PublicKey)
+	if err := slow.Forget(t.Context(), id, first); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := slow.Release(t.Context(), id, first, &key.PublicKey); !errors.Is(err, vault.ErrGone) {
+		t.Errorf("what was acknowledged: %v", err)
+	}
+	if _, err := slow.Release(t.Context(), id, second, &key.PublicKey); err != nil {
+		t.Errorf("what was kept after it: %v", err)
+	}
+	if err := fast.Forget(t.Context(), id, second); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := slow.Release(t.Context(), id, second, &key.PublicKey); !errors.Is(err, vault.ErrGone) {
+		t.Errorf("what was acknowledged last: %v", err)
+	}
+}
+
 func TestGoneAfter48Hours(t *testing.T) {
 	key := newKey(t)
 	file := filepath.Join(t.TempDir(), "vault.key")
