@@ -24,6 +24,9 @@ const (
 	certificateLife = 90 * 24 * time.Hour
 	// renewBefore is how long before its end a certificate is replaced.
 	renewBefore = 30 * 24 * time.Hour
+	// backdated is how long before it is made a certificate begins: a cluster whose
+	// clock is a day behind has to be able to connect.
+	backdated = 48 * time.Hour
 	// lookEvery is how often given certificate files are looked at.
 	lookEvery = 10 * time.Second
 )
@@ -118,7 +121,7 @@ func (g *generated) get(*tls.ClientHelloInfo) (*tls.Certificate, error) {
 	if g.current != nil && now.Before(g.current.Leaf.NotAfter.Add(-renewBefore)) {
 		return g.current, nil
 	}
-	template := &x509.Certificate{Subject: pkix.Name{CommonName: "headwater hub"}, NotBefore: now.Add(-time.Hour), NotAfter: now.Add(certificateLife),
+	template := &x509.Certificate{Subject: pkix.Name{CommonName: "headwater hub"}, NotBefore: now.Add(-backdated), NotAfter: now.Add(certificateLife),
 		KeyUsage: x509.KeyUsageDigitalSignature, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}}
 	for _, n := range g.names {
 		if ip := net.ParseIP(n); ip != nil {
@@ -164,7 +167,7 @@ func loadAuthority(dir string, now time.Time) (*tls.Certificate, error) {
 	if !errors.Is(err, os.ErrNotExist) {
 		return nil, fmt.Errorf("read the hub's certificate authority: %w", err)
 	}
-	template := &x509.Certificate{Subject: pkix.Name{CommonName: "headwater hub authority"}, NotBefore: now.Add(-time.Hour), NotAfter: now.Add(authorityLife),
+	template := &x509.Certificate{Subject: pkix.Name{CommonName: "headwater hub authority"}, NotBefore: now.Add(-backdated), NotAfter: now.Add(authorityLife),
 		IsCA: true, BasicConstraintsValid: true, MaxPathLenZero: true, KeyUsage: x509.KeyUsageCertSign | x509.KeyUsageCRLSign}
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {

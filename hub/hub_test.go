@@ -152,6 +152,22 @@ func TestCertificateIsRenewed(t *testing.T) {
 	}
 }
 
+// TestClocksThatDifferByADay connects with the clock of a cluster that is wrong: a
+// hub that was just started for the first time must be reached all the same.
+func TestClocksThatDifferByADay(t *testing.T) {
+	h := run(t, Config{})
+	for why, skew := range map[string]time.Duration{"a day behind": -24 * time.Hour, "a day ahead": 24 * time.Hour} {
+		c := trusting(t, filepath.Join(h.dir, "ca.crt"))
+		c.Transport.(*http.Transport).TLSClientConfig.Time = func() time.Time { return time.Now().Add(skew) }
+		res, err := c.Get(h.URL() + "/healthz")
+		if err != nil {
+			t.Errorf("%s: %v", why, err)
+			continue
+		}
+		res.Body.Close()
+	}
+}
+
 func TestGivenCertificateIsReadAgain(t *testing.T) {
 	now := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
 	one, two := t.TempDir(), t.TempDir()
