@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"context"
 	"encoding/base64"
 	"encoding/json"
 	"fmt"
@@ -8,12 +9,16 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 
 	"headwater.dev/api/resource"
 	"headwater.dev/client"
 )
+
+// putBackPatience bounds the time for putting an old configuration back.
+const putBackPatience = 30 * time.Second
 
 func sourceColumns() []column {
 	return []column{{"Name", "name"}, {"RepositoryUrl", "repositoryUrl"}, {"Operator", "operatorInstanceName"}, {"Namespace", "operatorNamespace"},
@@ -96,7 +101,13 @@ func (s *session) runMigration(cmd *cobra.Command, o *migration) error {
 
 // replaceOld deletes the old configuration, which the extension cannot be
 // beside, and creates the new one; when that is refused, the old one comes back.
+// It is written down before, so that nothing is lost when this is cut off.
 func (s *session) replaceOld(cmd *cobra.Command, c *client.Client, o *migration, old client.Resource[resource.SourceControlProperties], twin string, props object) error {
+	raw, err := json.Marshal(old.Properties)
+	if err != nil {
+		return err
+	}
+	say(cmd, "the old configuration is deleted; it was %s", raw)
 	p, err := client.Delete(cmd.Context(), c, old.ID, client.VersionSourceControl, false)
 	if err == nil {
 		_, err = p.Wait(cmd.Context())
@@ -106,10 +117,11 @@ func (s *session) replaceOld(cmd *cobra.Command, c *client.Client, o *migration,
 	}
 	made, err := client.Put[object](cmd.Context(), c, twin, client.VersionConfiguration, object{"properties": props})
 	if err != nil {
-		_, again := client.Put[object](cmd.Context(), c, old.ID, client.VersionSourceControl, object{"properties": old.Properties})
-		if again != nil {
-			raw, _ := json.Marshal(old.Properties) // what was just read
-			say(cmd, "the old configuration could not be put back (%v); it was %s", again, raw)
+		// Also when somebody has lost patience.
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(cmd.Context()), putBackPatience)
+		defer cancel()
+		if _, again := client.Put[object](ctx, c, old.ID, client.VersionSourceControl, object{"properties": old.Properties}); again != nil {
+			say(cmd, "the old configuration could not be put back: %v", again)
 			return err
 		}
 		say(cmd, "the new configuration is refused; the old one was put back")

@@ -85,6 +85,7 @@ func TestMigrationAtARealHub(t *testing.T) {
 	}
 	x.ok(v1("show", "-n", "apps")...) // and it is still there
 	x.fails(1, "the old one was put back", append(migrate, "--https-user", "only-a-user", "--yes")...)
+	x.fails(1, `it was {"repositoryUrl":"https://h/r"`, append(migrate, "--https-user", "only-a-user", "--yes")...)
 	x.ok(v1("show", "-n", "apps")...)
 	x.ok(append(migrate, "--https-user", "me", "--https-key", "CANARY", "--yes", "--no-wait")...)
 	x.fails(3, "(ResourceNotFound)", v1("show", "-n", "apps")...)

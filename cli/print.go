@@ -7,6 +7,7 @@ import (
 	"strings"
 	"text/tabwriter"
 	"unicode"
+	"unicode/utf16"
 
 	"github.com/spf13/cobra"
 	"sigs.k8s.io/yaml"
@@ -62,12 +63,14 @@ func (s *session) print(cmd *cobra.Command, v any, rows []object, columns []colu
 	var b bytes.Buffer
 	switch s.output {
 	case "json":
-		e := json.NewEncoder(&b)
+		var raw bytes.Buffer
+		e := json.NewEncoder(&raw)
 		e.SetEscapeHTML(false)
 		e.SetIndent("", "  ")
 		if err := e.Encode(v); err != nil {
 			return err
 		}
+		escape(&b, raw.String())
 	case "yaml":
 		raw, err := yaml.Marshal(v)
 		if err != nil {
@@ -133,6 +136,20 @@ func clean(s string) string {
 		}
 		return r
 	}, s)
+}
+
+// escape writes JSON so that nothing in its strings steers a terminal: the encoder
+// lets the upper control characters and those that turn the direction of text pass.
+func escape(b *bytes.Buffer, raw string) {
+	for _, r := range raw {
+		if r == '\n' || unicode.IsPrint(r) {
+			b.WriteRune(r)
+			continue
+		}
+		for _, unit := range utf16.Encode([]rune{r}) {
+			fmt.Fprintf(b, "\\u%04x", unit)
+		}
+	}
 }
 
 // say tells the user something beside the output.
