@@ -264,6 +264,9 @@ func TestHubChart(t *testing.T) {
 		"etcd": {"an external etcd must be reached",
 			map[string]any{"etcd": map[string]any{"endpoints": []any{"https://a:2379", "https://b:2379"}, "tlsSecret": "etcd"}, "service": map[string]any{"port": 8443}},
 			[]string{"--etcd-endpoints=https://a:2379,https://b:2379", "--etcd-ca=/etcd/ca.crt", "--external-url=https://r.ns.svc:8443"}, 1},
+		"traces": {"their collector must be reached",
+			map[string]any{"extraEnv": []any{map[string]any{"name": "OTEL_EXPORTER_OTLP_ENDPOINT", "value": "http://collector:4318"}}}, nil, 1},
+		"issuers": {"those of an argument as well", map[string]any{"extraArgs": []any{"--oidc-issuer=https://i.example=a"}}, []string{"--oidc-issuer=https://i.example=a"}, 1},
 	}
 	for name, c := range cases {
 		t.Run(name, func(t *testing.T) {
