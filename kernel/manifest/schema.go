@@ -14,12 +14,16 @@ import (
 var schema struct {
 	sync.RWMutex
 	once sync.Once
+	err  error
 }
 
 func withSharedSchema(run func() error) error {
 	schema.RLock()
 	defer schema.RUnlock()
 	schema.once.Do(prepare)
+	if schema.err != nil {
+		return schema.err
+	}
 	return run()
 }
 
@@ -28,7 +32,7 @@ func withSharedSchema(run func() error) error {
 const maxCopied = 1 << 20
 
 func prepare() {
-	openapi.Schema()
+	schema.err = builtinSchema()
 	jsonpatch.AccumulatedCopySizeLimit = maxCopied
 }
 
@@ -38,7 +42,7 @@ func withOwnSchema(run func() error) error {
 	defer schema.Unlock()
 	defer func() {
 		openapi.ResetOpenAPI()
-		openapi.Schema()
+		schema.err = builtinSchema()
 	}()
 	return run()
 }
