@@ -130,6 +130,7 @@ func (l *loop) apply(ctx context.Context, s *scope) error {
 	})
 	s.changes, s.fights = out.Changes, out.Fights
 	if err != nil {
+		l.tellChanges(ctx, s)
 		s.withdrawIntent(out.Changes, err)
 		l.memory.forget(s.key)
 		l.remember(s, meta.ReconciliationFailedReason)
@@ -142,6 +143,7 @@ func (l *loop) apply(ctx context.Context, s *scope) error {
 		s.foreign = foreignOf(out.Changes)
 	}
 	if len(out.Pending) > 0 {
+		l.tellChanges(ctx, s)
 		names := make([]string, 0, len(out.Pending))
 		for _, ref := range out.Pending {
 			names = append(names, ref.String())
@@ -198,6 +200,7 @@ func (l *loop) prune(ctx context.Context, s *scope) error {
 		left, failed = out.Left, err
 	}
 	s.obj.Status.Inventory = apply.Inventory(append(s.refs[:len(s.refs):len(s.refs)], left...))
+	l.tellChanges(ctx, s)
 	if failed != nil {
 		l.remember(s, meta.PruneFailedReason)
 		return retry(s.obj, meta.PruneFailedReason, failed)
@@ -230,7 +233,6 @@ func (l *loop) remember(s *scope, reason string) {
 // success is what a reconcile without error means.
 func (l *loop) success(s *scope) phase.Success {
 	k := s.obj
-	changed := describe(s.changes)
 	news := s.built != nil || k.Status.LastAppliedRevision != s.revision() || !conditions.IsReady(k)
 	if news {
 		l.remember(s, meta.ReconciliationSucceededReason)
@@ -257,10 +259,15 @@ func (l *loop) success(s *scope) phase.Success {
 			out.Event = &event.Event{Severity: event.Error, Reason: fightReason, Message: f.String(), Metadata: l.metadata(s)}
 		}
 	}
-	if out.Event == nil && changed != "" {
-		out.Event = &event.Event{Severity: event.Info, Reason: meta.ReconciliationSucceededReason, Message: changed, Metadata: l.metadata(s)}
-	}
 	return out
+}
+
+// tellChanges says what happened to objects as soon as it did: what follows may
+// take long, or fail.
+func (l *loop) tellChanges(ctx context.Context, s *scope) {
+	if text := describe(s.changes); text != "" {
+		l.events.Record(ctx, s.obj, event.Event{Severity: event.Info, Reason: meta.ProgressingReason, Message: text, Metadata: l.metadata(s)})
+	}
 }
 
 // keep remembers what was done, and across restarts when it is new.
@@ -291,12 +298,16 @@ func (l *loop) commitStatus(s *scope) *event.Event {
 const fightReason = "DriftFight"
 
 func (l *loop) metadata(s *scope) map[string]string {
-	m := map[string]string{}
-	if r := s.revision(); r != "" {
-		m[group+"/revision"] = r
+	revision, origin := s.revision(), s.originRevision()
+	if !s.obj.DeletionTimestamp.IsZero() {
+		revision, origin = s.obj.Status.LastAppliedRevision, s.obj.Status.LastAppliedOriginRevision
 	}
-	if o := s.originRevision(); o != "" {
-		m[group+"/originRevision"] = o
+	m := map[string]string{}
+	if revision != "" {
+		m[group+"/revision"] = revision
+	}
+	if origin != "" {
+		m[group+"/originRevision"] = origin
 	}
 	return m
 }
@@ -322,9 +333,11 @@ func (l *loop) pruneAll(ctx context.Context, s *scope) error {
 	}
 	l.track(s, refs)
 	out, err := l.engine.Prune(ctx, s.tenant, refs)
+	s.changes = out.Changes
+	l.tellChanges(ctx, s)
 	if err != nil {
 		s.obj.Status.Inventory = apply.Inventory(append(out.Going, out.Left...))
-		return retry(s.obj, meta.PruneFailedReason, err)
+		return phase.Transient(meta.PruneFailedReason, err) // with back-off, as in Flux: a namespace may wait for it
 	}
 	if s.obj.GetDeletionPolicy() == kustomizev1.DeletionPolicyWaitForTermination && len(out.Going) > 0 {
 		left := s.obj.GetTimeout() - l.now().Sub(s.obj.DeletionTimestamp.Time)
@@ -332,9 +345,6 @@ func (l *loop) pruneAll(ctx context.Context, s *scope) error {
 			return l.orphan(ctx, s, out.Going, fmt.Errorf("not gone within spec.timeout %s", s.obj.GetTimeout()))
 		}
 		return phase.Progressing(meta.ProgressingReason, min(left, pollPeriod), fmt.Errorf("Waiting for %d objects to be gone", len(out.Going)))
-	}
-	if text := describe(out.Changes); text != "" {
-		l.events.Record(ctx, s.obj, event.Event{Severity: event.Info, Reason: meta.ReconciliationSucceededReason, Message: text})
 	}
 	return nil
 }
@@ -357,7 +367,7 @@ func (l *loop) orphan(ctx context.Context, s *scope, refs []apply.Ref, why error
 		names = append(names, ref.String())
 	}
 	ctrl.LoggerFrom(ctx).Info("objects are left behind", "error", why.Error(), "objects", len(refs))
-	l.events.Record(ctx, s.obj, event.Event{Severity: event.Error, Reason: meta.PruneFailedReason,
+	l.events.Record(ctx, s.obj, event.Event{Severity: event.Error, Reason: meta.PruneFailedReason, Metadata: l.metadata(s),
 		Message: fmt.Sprintf("unable to prune: %v; left behind: %s", why, shorten(names))})
 	return nil
 }

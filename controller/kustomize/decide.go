@@ -3,6 +3,7 @@ package kustomize
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -109,16 +110,32 @@ func others(k *kustomizev1.Kustomization, refs []apply.Ref) []apply.Ref {
 	return apply.Missing(checked(k, refs), refs)
 }
 
-// checked are the objects whose health counts.
+// versionOf is the API version of an object to be checked, which is that of
+// Deployments when it is left out, as in Flux.
+func versionOf(h meta.NamespacedObjectKindReference) (schema.GroupVersion, error) {
+	if h.APIVersion == "" {
+		return schema.GroupVersion{Group: "apps", Version: "v1"}, nil
+	}
+	return schema.ParseGroupVersion(h.APIVersion)
+}
+
+// checked are the objects whose health counts. A Kustomization that is among
+// its own objects never waits for itself.
 func checked(k *kustomizev1.Kustomization, refs []apply.Ref) []apply.Ref {
+	itself := func(r apply.Ref) bool {
+		return r.GroupKind.Kind == kustomizev1.KustomizationKind && r.GroupKind.Group == group && r.Name == k.Name && r.Namespace == k.Namespace
+	}
 	if k.Spec.Wait {
-		return refs
+		if !slices.ContainsFunc(refs, itself) {
+			return refs
+		}
+		return slices.DeleteFunc(slices.Clone(refs), itself)
 	}
 	var out []apply.Ref
 	for _, h := range k.Spec.HealthChecks {
-		gv, err := schema.ParseGroupVersion(h.APIVersion)
+		gv, err := versionOf(h)
 		if err != nil {
-			continue
+			continue // checkSpec refuses it
 		}
 		ref := apply.Ref{Version: gv.Version}
 		ref.GroupKind = schema.GroupKind{Group: gv.Group, Kind: h.Kind}
@@ -126,7 +143,9 @@ func checked(k *kustomizev1.Kustomization, refs []apply.Ref) []apply.Ref {
 		if ref.Namespace == "" {
 			ref.Namespace = k.Namespace
 		}
-		out = append(out, ref)
+		if !itself(ref) {
+			out = append(out, ref)
+		}
 	}
 	return out
 }

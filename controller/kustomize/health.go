@@ -11,6 +11,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"headwater.dev/kernel/apply"
+	"headwater.dev/kernel/event"
 	"headwater.dev/kernel/phase"
 )
 
@@ -23,7 +24,7 @@ func (l *loop) checkHealth(ctx context.Context, s *scope) error {
 		l.memory.set(s.key, s.known)
 		return nil
 	}
-	refs := checked(s.obj, s.refs)
+	refs := s.checked()
 	blind, err := l.look(ctx, s, refs)
 	if err != nil {
 		return retry(s.obj, meta.HealthCheckFailedReason, err)
@@ -33,11 +34,44 @@ func (l *loop) checkHealth(ctx context.Context, s *scope) error {
 			return l
 		}
 		live, _ := l.watcher.Live(s.tenant, ref)
+		if s.obj.Spec.Wait && live.Alone() || l.watcher.Ended(s.key, ref) {
+			return apply.Live{Exists: true, Health: apply.Current}
+		}
 		return live
 	})
+	since, wasHealthy := s.known.unhealthySince, conditions.IsTrue(s.obj, meta.HealthyCondition)
 	s.healthContent(l.now(), v)
 	l.memory.set(s.key, s.known)
-	return l.healthOutcome(s, v, len(blind) > 0)
+	if err := l.healthOutcome(s, v, len(blind) > 0); err != nil {
+		return err
+	}
+	if len(v.waiting) == 0 && (!wasHealthy || describe(s.changes) != "" && s.obj.Status.LastAppliedRevision != s.revision()) {
+		l.tellHealthy(ctx, s, since)
+	}
+	return nil
+}
+
+// tellHealthy says to the notification controller that a wait is over, as Flux
+// does: after a failure that is the good news.
+func (l *loop) tellHealthy(ctx context.Context, s *scope, since time.Time) {
+	if since.IsZero() {
+		since = s.started
+	}
+	l.events.Record(ctx, s.obj, event.Event{Severity: event.Info, Reason: meta.ProgressingReason, Metadata: l.metadata(s), Notify: true,
+		Message: fmt.Sprintf("Health check passed in %s", l.now().Sub(since).Round(time.Millisecond))})
+}
+
+// checked are the objects whose health counts, without those that are left to
+// others: whoever asks for that does not want to wait for them either.
+func (s *scope) checked() []apply.Ref {
+	refs := checked(s.obj, s.refs)
+	switch {
+	case !s.obj.Spec.Wait:
+		return apply.Scoped(s.tenant, refs)
+	case len(s.foreign) > 0:
+		return apply.Missing(refs, s.foreign)
+	}
+	return refs
 }
 
 // look reads the objects that the tenant may not watch.

@@ -35,6 +35,11 @@ func (l *loop) checkSpec(_ context.Context, s *scope) error {
 		return phase.Stalled(meta.InvalidCELExpressionReason, err)
 	}
 	s.judge = judge
+	for i, h := range k.Spec.HealthChecks {
+		if _, err := versionOf(h); err != nil {
+			return phase.Stalled(meta.HealthCheckFailedReason, fmt.Errorf("spec.healthChecks[%d].apiVersion: %w", i, err))
+		}
+	}
 	if s.ignores, err = apply.CompileIgnores(k.Spec.Ignore); err != nil {
 		return phase.Stalled(meta.BuildFailedReason, err)
 	}
@@ -189,7 +194,7 @@ func (l *loop) seeLive(_ context.Context, s *scope) error {
 }
 
 func (l *loop) track(s *scope, refs []apply.Ref) {
-	watched := append(others(s.obj, refs), s.foreign...)
+	watched := append(apply.Scoped(s.tenant, others(s.obj, refs)), s.foreign...)
 	l.watcher.Track(apply.Interest{Tenant: s.tenant, Objects: refs, Others: watched, Judge: s.judge})
 }
 

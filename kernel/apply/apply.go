@@ -89,8 +89,8 @@ const (
 type Change struct {
 	Ref
 	Action Action
-	// Foreign marks an object that exists and is not ours: it was there and
-	// asks to be left alone.
+	// Foreign marks an object that is left to others: it asks for that in the
+	// source, or it was there before us and asks for it itself.
 	Foreign bool
 }
 

@@ -53,6 +53,8 @@ type Live struct {
 	Steering map[string]string
 	Health   Health
 	Message  string
+	// Succeeded is set of a Job that has completed.
+	Succeeded bool
 }
 
 // liveOf reduces an object; full is nil when only its metadata is known.
@@ -80,6 +82,7 @@ func (w *Watcher) liveOf(o metav1.Object, full *unstructured.Unstructured, judge
 		l.Left = false
 	}
 	l.Health, l.Message = judge.health(full, l.Deleting)
+	l.Succeeded = full != nil && isJob(full.GroupVersionKind().GroupKind()) && succeeded(full)
 	return l
 }
 
@@ -117,8 +120,8 @@ func (w *Watcher) predecessor(manager string) bool {
 // steers reports whether the object in the cluster says so for a key.
 func (l Live) steers(key, value string) bool { return strings.EqualFold(l.Steering[key], value) }
 
-// alone reports whether the object asks to be left alone.
-func (l Live) alone() bool { return l.steers(keySSA, ssaIgnore) || l.steers(keyReconcile, disabled) }
+// Alone reports whether the object asks to be left alone.
+func (l Live) Alone() bool { return l.steers(keySSA, ssaIgnore) || l.steers(keyReconcile, disabled) }
 
 // digestFields does not depend on the order in which the fields were encoded.
 // The time of the last write is part of it: who writes in our name is seen too.
@@ -151,7 +154,7 @@ func (j Judge) health(u *unstructured.Unstructured, deleting bool) (Health, stri
 	if f, ok := j[gk]; ok {
 		return f(u)
 	}
-	if gk.Group == "batch" && gk.Kind == "Job" {
+	if isJob(gk) {
 		return jobHealth(u)
 	}
 	r, err := status.Compute(u)
@@ -159,6 +162,23 @@ func (j Judge) health(u *unstructured.Unstructured, deleting bool) (Health, stri
 		return Unknown, err.Error()
 	}
 	return r.Status, r.Message
+}
+
+func isJob(gk schema.GroupKind) bool { return gk.Group == "batch" && gk.Kind == "Job" }
+
+func succeeded(job *unstructured.Unstructured) bool {
+	health, _ := jobHealth(job)
+	return health == Current
+}
+
+// ends reports whether an object is a Job that is deleted by itself when it is
+// done.
+func ends(u *unstructured.Unstructured) bool {
+	if !isJob(u.GroupVersionKind().GroupKind()) {
+		return false
+	}
+	_, found, _ := unstructured.NestedFieldNoCopy(u.Object, "spec", "ttlSecondsAfterFinished")
+	return found
 }
 
 // jobHealth wants a Job to have ended, where kstatus is content with a start.

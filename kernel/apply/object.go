@@ -32,16 +32,19 @@ func (e *Engine) applyObject(ctx context.Context, r Request, u *unstructured.Uns
 	ref := RefOf(u)
 	live, known := e.Watcher.Live(r.Tenant, ref)
 	if e.leaves(u, live) {
-		return result{action: Skipped, foreign: live.Owner != r.Owner}
+		return result{action: Skipped, foreign: true}
 	}
 	was := e.Watcher.receipt(r.Owner, ref.ID)
+	s := sending{Request: r, api: resourceOf(r, mapping, u), u: u, want: want, was: live}
+	if !known && was.want != "" {
+		return e.unseen(ctx, s)
+	}
 	if !r.Verify && known && was.holds(want, live) {
 		return result{action: Unchanged, pending: unserved(u, live)}
 	}
 	if fight := e.Watcher.mayCorrect(r.Owner, ref, was, want, live, known); fight != nil {
 		return result{action: Skipped, fight: fight}
 	}
-	s := sending{Request: r, api: resourceOf(r, mapping, u), u: u, want: want, was: live}
 	if !live.Exists && (known || was.want == "") {
 		return e.create(ctx, s)
 	}
@@ -73,15 +76,30 @@ func (e *Engine) create(ctx context.Context, s sending) result {
 		return result{err: err}
 	}
 	s.found, err = s.api.Get(ctx, u.GetName(), metav1.GetOptions{})
+	return e.unseenFound(ctx, s, err)
+}
+
+// unseen applies an object that is there, as far as is known, and that the
+// tenant may not watch: it is looked at first.
+func (e *Engine) unseen(ctx context.Context, s sending) result {
+	var err error
+	s.found, err = s.api.Get(ctx, s.u.GetName(), metav1.GetOptions{})
+	return e.unseenFound(ctx, s, err)
+}
+
+// unseenFound goes on with what was found; it may ask to be left alone, or be
+// somebody else's.
+func (e *Engine) unseenFound(ctx context.Context, s sending, err error) result {
 	if apierrors.IsNotFound(err) {
+		s.found = nil
 		return e.send(ctx, s)
 	}
 	if err != nil {
 		return result{err: err}
 	}
-	s.was = e.Watcher.observed(s.Tenant, RefOf(u), s.found)
-	if e.leaves(u, s.was) {
-		return result{action: Skipped, foreign: s.was.Owner != s.Owner}
+	s.was = e.Watcher.observed(s.Tenant, RefOf(s.u), s.found)
+	if e.leaves(s.u, s.was) {
+		return result{action: Skipped, foreign: true}
 	}
 	if other := s.was.Owner; other.Name != "" && other != s.Owner && e.Owned != nil && e.Owned(s.Owner, other) {
 		return result{err: fmt.Errorf("it belongs to %s of another namespace: remove it there first", other)}
@@ -102,7 +120,7 @@ func (e *Engine) leaves(u *unstructured.Unstructured, live Live) bool {
 	if e.steers(u, keySSA, ssaIgnore) || e.steers(u, keyReconcile, disabled) {
 		return true
 	}
-	return live.Exists && (live.alone() || e.steers(u, keySSA, ssaIfNotPresent))
+	return live.Exists && (live.Alone() || e.steers(u, keySSA, ssaIfNotPresent))
 }
 
 // send applies the object, recreating it when that is allowed and needed.
@@ -156,7 +174,7 @@ func (e *Engine) payload(ctx context.Context, s sending) (*unstructured.Unstruct
 func (e *Engine) settle(_ context.Context, s sending, got *unstructured.Unstructured, action Action) result {
 	ref := RefOf(s.u)
 	live := e.Watcher.observed(s.Tenant, ref, got)
-	e.Watcher.setReceipt(s.Owner, ref.ID, receipt{want: s.want, fields: live.Fields, uid: live.UID, creates: e.steers(s.u, keySSA, ssaIfNotPresent)})
+	e.Watcher.setReceipt(s.Owner, ref.ID, receipt{want: s.want, fields: live.Fields, uid: live.UID, creates: e.steers(s.u, keySSA, ssaIfNotPresent), ends: ends(s.u)})
 	switch {
 	case s.was.Exists && s.was.ResourceVersion == live.ResourceVersion:
 		action = Unchanged

@@ -143,7 +143,7 @@ func withoutServers(u *unstructured.Unstructured) *unstructured.Unstructured {
 
 func (e *Engine) planPrune(ctx context.Context, t Tenant, ref Ref) Planned {
 	p := Planned{Ref: ref, Action: Unchanged}
-	m, err := t.Access.Mapper.RESTMapping(ref.GroupKind, ref.Version)
+	m, err := servedAs(t, ref)
 	if meta.IsNoMatchError(err) {
 		return p // the kind is gone, and its objects with it
 	}
@@ -164,7 +164,7 @@ func (e *Engine) planPrune(ctx context.Context, t Tenant, ref Ref) Planned {
 	live := e.Watcher.observed(t, ref, got)
 	p.Was = withoutServers(got)
 	p.Action = Deleted
-	if live.Owner != t.Owner || live.steers(keyPrune, disabled) || live.steers(keyReconcile, disabled) {
+	if keeps(t, live) {
 		p.Action, p.Will = Skipped, p.Was
 	}
 	return p

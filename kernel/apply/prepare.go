@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/fluxcd/pkg/ssa/normalize"
@@ -104,6 +105,21 @@ func digestOf(u *unstructured.Unstructured) (string, error) {
 	}
 	sum := sha256.Sum256(raw)
 	return hex.EncodeToString(sum[:16]), nil
+}
+
+// Scoped takes the namespace from references to objects that have none, where
+// the kinds are known.
+func Scoped(t Tenant, refs []Ref) []Ref {
+	out := slices.Clone(refs)
+	for i, r := range out {
+		if r.Namespace == "" {
+			continue
+		}
+		if m, err := t.Access.Mapper.RESTMapping(r.GroupKind, r.Version); err == nil && m.Scope.Name() == meta.RESTScopeNameRoot {
+			out[i].Namespace = ""
+		}
+	}
+	return out
 }
 
 // Fit corrects the namespaces of objects to the scope of their kinds, where the

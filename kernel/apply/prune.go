@@ -79,39 +79,62 @@ func (e *Engine) pruneStage(ctx context.Context, t Tenant, stage []Ref, out *Pru
 	return failed
 }
 
+// pruneLooks is how often an object is looked at that changes under our hands.
+const pruneLooks = 5
+
+// pruneObject deletes exactly what was looked at: an object that somebody else
+// has taken over, or has asked to keep, in the meantime is looked at again.
 func (e *Engine) pruneObject(ctx context.Context, t Tenant, ref Ref) (Action, bool, error) {
-	live, known := e.Watcher.Live(t, ref)
-	if !known {
-		var err error
-		if live, err = e.Watcher.Get(ctx, t, ref); err != nil {
-			if meta.IsNoMatchError(errors.Unwrap(err)) {
-				return "", false, nil // the kind is gone, and its objects with it
-			}
-			return "", false, errors.Unwrap(err)
-		}
+	m, err := servedAs(t, ref)
+	if meta.IsNoMatchError(err) {
+		return "", false, nil // the kind is gone, and its objects with it
 	}
-	if !live.Exists {
-		return "", false, nil
-	}
-	if live.Owner != t.Owner || live.steers(keyPrune, disabled) || live.steers(keyReconcile, disabled) {
-		return Skipped, false, nil
-	}
-	if live.Deleting {
-		return "", true, nil
-	}
-	m, err := t.Access.Mapper.RESTMapping(ref.GroupKind, ref.Version)
 	if err != nil {
 		return "", false, err
 	}
+	ref.Version = m.GroupVersionKind.Version
 	u := &unstructured.Unstructured{}
 	u.SetNamespace(ref.Namespace)
 	background := metav1.DeletePropagationBackground
-	e.fault("prune")
-	err = resourceOf(Request{Tenant: t}, m, u).Delete(ctx, ref.Name, metav1.DeleteOptions{
-		PropagationPolicy: &background, Preconditions: &metav1.Preconditions{UID: &live.UID},
-	})
-	if apierrors.IsNotFound(err) {
-		return "", false, nil
+	for look := 0; ; look++ {
+		live, known := e.Watcher.Live(t, ref)
+		if !known || look > 0 {
+			if live, err = e.Watcher.Get(ctx, t, ref); err != nil {
+				return "", false, errors.Unwrap(err)
+			}
+		}
+		switch {
+		case !live.Exists:
+			return "", false, nil
+		case keeps(t, live):
+			return Skipped, false, nil
+		case live.Deleting:
+			return "", true, nil
+		}
+		e.fault("prune")
+		err = resourceOf(Request{Tenant: t}, m, u).Delete(ctx, ref.Name, metav1.DeleteOptions{
+			PropagationPolicy: &background, Preconditions: &metav1.Preconditions{UID: &live.UID, ResourceVersion: &live.ResourceVersion},
+		})
+		if apierrors.IsNotFound(err) {
+			return "", false, nil
+		}
+		if !apierrors.IsConflict(err) || look == pruneLooks {
+			return Deleted, err == nil, err
+		}
 	}
-	return Deleted, err == nil, err
+}
+
+// keeps reports whether an object is somebody else's, or asks to stay.
+func keeps(t Tenant, live Live) bool {
+	return live.Owner != t.Owner || live.steers(keyPrune, disabled) || live.Alone()
+}
+
+// servedAs finds the resource of an object in the inventory, whose version may
+// not be served any more.
+func servedAs(t Tenant, ref Ref) (*meta.RESTMapping, error) {
+	m, err := t.Access.Mapper.RESTMapping(ref.GroupKind, ref.Version)
+	if meta.IsNoMatchError(err) {
+		return t.Access.Mapper.RESTMapping(ref.GroupKind)
+	}
+	return m, err
 }

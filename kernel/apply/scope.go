@@ -44,6 +44,7 @@ type scope struct {
 	live   map[ID]Live
 	// synced: listed once. blind: the tenant may not.
 	synced, blind bool
+	since         time.Time
 	cancel        context.CancelFunc
 }
 
@@ -65,7 +66,7 @@ func namedKey(t Tenant, ref Ref) scopeKey {
 func (w *Watcher) join(owner types.NamespacedName, t *tracked, key scopeKey) {
 	s := w.scopes[key]
 	if s == nil {
-		s = &scope{key: key, access: t.tenant.Access, users: map[types.NamespacedName]bool{}, live: map[ID]Live{}}
+		s = &scope{key: key, access: t.tenant.Access, users: map[types.NamespacedName]bool{}, live: map[ID]Live{}, since: w.now()}
 		w.scopes[key] = s
 		if w.base != nil {
 			w.launch(s)

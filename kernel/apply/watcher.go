@@ -52,10 +52,16 @@ type receipt struct {
 	uid    types.UID
 	// creates marks an object that is left alone once it exists.
 	creates bool
+	// ends marks a Job that is deleted by its own wish when it is done, and
+	// ended that this has happened.
+	ends, ended bool
 }
 
 // holds reports whether an object is still as it was left, and was to be so.
 func (r receipt) holds(want string, l Live) bool {
+	if r.want == want && (r.ended && !l.Exists || r.ends && l.Succeeded && r.uid == l.UID) {
+		return true
+	}
 	if r.want != want || !l.Exists || l.Deleting || r.uid != l.UID {
 		return false
 	}
@@ -161,8 +167,12 @@ func (w *Watcher) retarget(owner types.NamespacedName, t *tracked) {
 	t.scopes = need
 }
 
+// firstList bounds how long the first list of a kind is waited for. One whose
+// conversion webhook is down, say, is never listed; the apply says so.
+const firstList = 15 * time.Second
+
 // Synced reports whether everything tracked for an owner has been listed once,
-// or may not be.
+// may not be, or takes too long.
 func (w *Watcher) Synced(owner types.NamespacedName) bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -171,7 +181,7 @@ func (w *Watcher) Synced(owner types.NamespacedName) bool {
 		return false
 	}
 	for key := range t.scopes {
-		if s := w.scopes[key]; s != nil && !s.synced && !s.blind {
+		if s := w.scopes[key]; s != nil && !s.synced && !s.blind && w.now().Sub(s.since) < firstList {
 			return false
 		}
 	}
@@ -284,7 +294,7 @@ func (w *Watcher) Undisturbed(owner types.NamespacedName) bool {
 		if s == nil || !s.synced || s.blind {
 			return false
 		}
-		if l.alone() || l.Exists && l.Owner != owner {
+		if l.Alone() || l.Exists && l.Owner != owner {
 			continue // not ours to mend
 		}
 		if r, ok := t.receipts[id]; !ok || !r.holds(r.want, l) {
@@ -339,6 +349,9 @@ func (w *Watcher) gone(s *scope, id ID, version string) {
 	}
 	delete(s.live, id)
 	wake := w.concerned(s, id, old.Owner)
+	for _, owner := range wake {
+		w.owners[owner].ended(id, old)
+	}
 	w.mu.Unlock()
 	for _, owner := range wake {
 		w.wake(owner)

@@ -1,0 +1,246 @@
+package apply
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	batchv1 "k8s.io/api/batch/v1"
+	corev1 "k8s.io/api/core/v1"
+	rbacv1 "k8s.io/api/rbac/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"headwater.dev/dev/kubetest"
+)
+
+// TestUnwatchedObjectsAreAsked: what a tenant may not watch may ask to be left
+// alone at any time, too.
+func TestUnwatchedObjectsAreAsked(t *testing.T) {
+	b := newBed(t, rbacv1.PolicyRule{APIGroups: []string{""}, Resources: []string{"configmaps"}, Verbs: []string{"get", "create", "patch"}})
+	b.apply(b.cm("a", "1"))
+	if got := b.apply(b.cm("a", "1")); got["a"] != Unchanged {
+		t.Errorf("again: %v", got)
+	}
+	if got := b.apply(b.cm("a", "2")); got["a"] != Configured {
+		t.Errorf("changed: %v", got)
+	}
+	cm := b.live("a")
+	cm.Annotations = map[string]string{testGroup + "/reconcile": "disabled"}
+	cm.Data["key"] = "mine"
+	if err := b.admin.Update(t.Context(), cm); err != nil {
+		t.Fatal(err)
+	}
+	if got := b.apply(b.cm("a", "3")); got["a"] != Skipped || b.live("a").Data["key"] != "mine" {
+		t.Errorf("%v: data %v", got, b.live("a").Data)
+	}
+}
+
+// TestPruneLooksAgain: what is taken over, or asks to stay, between the look
+// and the deletion is not deleted; what only changed is.
+func TestPruneLooksAgain(t *testing.T) {
+	cases := map[string]struct {
+		change func(*corev1.ConfigMap)
+		stays  bool
+	}{
+		"taken over": {func(c *corev1.ConfigMap) { c.Labels[testGroup+"/name"] = "another" }, true},
+		"kept":       {func(c *corev1.ConfigMap) { c.Annotations = map[string]string{testGroup + "/prune": "disabled"} }, true},
+		"ignored":    {func(c *corev1.ConfigMap) { c.Annotations = map[string]string{testGroup + "/ssa": "Ignore"} }, true},
+		"changed":    {func(c *corev1.ConfigMap) { c.Data["key"] = "2" }, false},
+	}
+	for name, c := range cases {
+		t.Run(name, func(t *testing.T) {
+			b := newBed(t, all("configmaps"))
+			b.apply(b.cm("a", "1"))
+			looks := 0
+			b.e.Fault = func(point string) {
+				if looks++; looks > 1 {
+					return
+				}
+				cm := b.live("a")
+				c.change(cm)
+				if err := b.admin.Update(t.Context(), cm); err != nil {
+					t.Error(err)
+				}
+			}
+			out, err := b.e.Prune(t.Context(), b.who, []Ref{RefOf(b.cm("a", ""))})
+			if err != nil || len(out.Left) > 0 {
+				t.Fatalf("got %+v, %v", out, err)
+			}
+			err = b.admin.Get(t.Context(), client.ObjectKey{Namespace: b.ns, Name: "a"}, &corev1.ConfigMap{})
+			if stays := err == nil; stays != c.stays {
+				t.Errorf("it stays: %v (%v), want %v", stays, err, c.stays)
+			}
+		})
+	}
+}
+
+// definition makes a kind with versions, the last of which is stored; without
+// a webhook that answers no object can be read in another.
+func (b *bed) definition(kind string, versions ...string) {
+	b.t.Helper()
+	plural := strings.ToLower(kind) + "s"
+	u := &unstructured.Unstructured{Object: map[string]any{"spec": map[string]any{
+		"group": "late.example.com", "scope": "Namespaced", "names": map[string]any{"kind": kind, "plural": plural, "singular": strings.ToLower(kind)},
+	}}}
+	u.SetAPIVersion("apiextensions.k8s.io/v1")
+	u.SetKind("CustomResourceDefinition")
+	u.SetName(plural + ".late.example.com")
+	var list []any
+	for i, v := range versions {
+		list = append(list, map[string]any{"name": v, "served": true, "storage": i == len(versions)-1, "schema": map[string]any{
+			"openAPIV3Schema": map[string]any{"type": "object", "x-kubernetes-preserve-unknown-fields": true}}})
+	}
+	spec := u.Object["spec"].(map[string]any)
+	spec["versions"] = list
+	if len(versions) > 1 {
+		spec["conversion"] = map[string]any{"strategy": "Webhook", "webhook": map[string]any{
+			"conversionReviewVersions": []any{"v1"}, "clientConfig": map[string]any{"url": "https://127.0.0.1:1/convert"}}}
+	}
+	if err := b.admin.Create(b.t.Context(), u); err != nil {
+		b.t.Fatal(err)
+	}
+	kubetest.Eventually(b.t, 10*time.Second, func() error {
+		return b.admin.List(b.t.Context(), listOf(kind, versions[0]), client.InNamespace("none"))
+	})
+}
+
+func listOf(kind, version string) *unstructured.UnstructuredList {
+	l := &unstructured.UnstructuredList{}
+	l.SetAPIVersion("late.example.com/" + version)
+	l.SetKind(kind + "List")
+	return l
+}
+
+func (b *bed) custom(kind, version string) *unstructured.Unstructured {
+	u := newObject(kind, "x")
+	u.SetAPIVersion("late.example.com/" + version)
+	u.SetNamespace(b.ns)
+	return u
+}
+
+func lateRule() rbacv1.PolicyRule {
+	return rbacv1.PolicyRule{APIGroups: []string{"late.example.com"}, Resources: []string{"*"}, Verbs: []string{"*"}}
+}
+
+// TestPruneOfAVersionThatIsGone: an inventory may name a version of a kind that
+// is not served any more; its objects still are.
+func TestPruneOfAVersionThatIsGone(t *testing.T) {
+	b := newBed(t, lateRule())
+	b.definition("Gadget", "v1")
+	x := b.custom("Gadget", "v1")
+	b.apply(x)
+	old := RefOf(b.custom("Gadget", "v1alpha1"))
+	unknown := old
+	unknown.GroupKind.Kind = "Nothing"
+	out, err := b.e.Prune(t.Context(), b.who, []Ref{old, unknown})
+	if err != nil || len(out.Changes) != 1 || out.Changes[0].Action != Deleted {
+		t.Fatalf("got %+v, %v", out, err)
+	}
+	if err := b.admin.Get(t.Context(), client.ObjectKeyFromObject(x), x); !apierrors.IsNotFound(err) {
+		t.Errorf("it is still there: %v", err)
+	}
+}
+
+// TestA47KindThatCannotBeListed: one whose conversion webhook is down does not
+// park its owners for ever; what goes wrong is said by the apply.
+func TestA47KindThatCannotBeListed(t *testing.T) {
+	b := newBed(t, lateRule())
+	b.definition("Widget", "v1beta1", "v1")
+	x := b.custom("Widget", "v1")
+	b.e.setOwner(x, b.who.Owner)
+	if err := b.admin.Create(t.Context(), x.DeepCopy()); err != nil {
+		t.Fatal(err)
+	}
+	wanted := b.custom("Widget", "v1beta1")
+	b.e.Watcher.Track(Interest{Tenant: b.who, Objects: []Ref{RefOf(wanted)}})
+	if b.e.Watcher.Synced(b.who.Owner) {
+		t.Error("a list that failed counts as one")
+	}
+	w := b.e.Watcher
+	w.mu.Lock()
+	w.now = func() time.Time { return time.Now().Add(firstList) }
+	w.mu.Unlock()
+	if !w.Synced(b.who.Owner) {
+		t.Error("the list is waited for, for ever")
+	}
+	if _, err := b.e.Apply(t.Context(), Request{Tenant: b.who, Objects: unstructuredOf(wanted)}); err == nil || !strings.Contains(err.Error(), "Widget/"+b.ns+"/x apply failed") {
+		t.Errorf("error = %v", err)
+	}
+}
+
+func (b *bed) job(ttl any) *unstructured.Unstructured {
+	u := newObject("Job", "j")
+	u.SetAPIVersion("batch/v1")
+	u.SetNamespace(b.ns)
+	u.Object["spec"] = map[string]any{"template": map[string]any{"spec": map[string]any{
+		"restartPolicy": "Never", "containers": []any{map[string]any{"name": "c", "image": "example.invalid/c:1"}}}}}
+	if ttl != nil {
+		u.Object["spec"].(map[string]any)["ttlSecondsAfterFinished"] = ttl
+	}
+	return u
+}
+
+// TestJobsThatGoWhenTheyAreDone: a Job that succeeded and is deleted after the
+// time that it names is not made again; any other one is.
+func TestJobsThatGoWhenTheyAreDone(t *testing.T) {
+	for name, c := range map[string]struct {
+		ttl       any
+		succeeded bool
+		want      Action
+	}{
+		"done":           {int64(0), true, Unchanged},
+		"deleted before": {int64(0), false, Created},
+		"without a time": {nil, true, Created},
+	} {
+		t.Run(name, func(t *testing.T) {
+			b := newBed(t, rbacv1.PolicyRule{APIGroups: []string{"batch"}, Resources: []string{"jobs"}, Verbs: []string{"*"}})
+			b.apply(b.job(c.ttl))
+			j := &batchv1.Job{}
+			if err := b.admin.Get(t.Context(), client.ObjectKey{Namespace: b.ns, Name: "j"}, j); err != nil {
+				t.Fatal(err)
+			}
+			if c.succeeded {
+				b.succeed(j)
+			}
+			ref := RefOf(b.job(c.ttl))
+			kubetest.Eventually(t, 5*time.Second, func() error {
+				if l, _ := b.e.Watcher.Live(b.who, ref); l.Succeeded != c.succeeded {
+					return fmt.Errorf("live %+v", l)
+				}
+				return nil
+			})
+			if err := b.admin.Delete(t.Context(), j, client.PropagationPolicy(metav1.DeletePropagationBackground)); err != nil {
+				t.Fatal(err)
+			}
+			kubetest.Eventually(t, 5*time.Second, func() error {
+				if l, _ := b.e.Watcher.Live(b.who, ref); l.Exists {
+					return fmt.Errorf("live %+v", l)
+				}
+				return nil
+			})
+			b.e.Watcher.Restore(b.who.Owner, b.e.Watcher.Receipts(b.who.Owner))
+			if ended := b.e.Watcher.Ended(b.who.Owner, ref); ended != (c.want == Unchanged) || b.e.Watcher.Undisturbed(b.who.Owner) != ended {
+				t.Errorf("ended: %v", ended)
+			}
+			if got := b.apply(b.job(c.ttl)); got["j"] != c.want {
+				t.Errorf("got %v, want %s", got, c.want)
+			}
+		})
+	}
+}
+
+func (b *bed) succeed(j *batchv1.Job) {
+	b.t.Helper()
+	now := metav1.Now()
+	j.Status = batchv1.JobStatus{StartTime: &now, CompletionTime: &now, Succeeded: 1, UncountedTerminatedPods: &batchv1.UncountedTerminatedPods{}}
+	for _, kind := range []batchv1.JobConditionType{batchv1.JobSuccessCriteriaMet, batchv1.JobComplete} {
+		j.Status.Conditions = append(j.Status.Conditions, batchv1.JobCondition{Type: kind, Status: corev1.ConditionTrue, LastTransitionTime: now})
+	}
+	if err := b.admin.Status().Update(b.t.Context(), j); err != nil {
+		b.t.Fatal(err)
+	}
+}
