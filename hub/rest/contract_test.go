@@ -121,35 +121,59 @@ func TestCasingAndTracing(t *testing.T) {
 	}
 }
 
-func TestPages(t *testing.T) {
-	h := start(t, func(c *Config) { c.PageSize = 3 })
-	h.furnish()
-	want := []string{}
-	for i := range 7 {
-		name := fmt.Sprintf("c%d", i)
-		h.must(201, "PUT", path(inConfigurations+"/"+name, "2023-05-01"), gitBody)
-		want = append(want, name)
-	}
-	got := []string{}
-	for next := path(inConfigurations, "2023-05-01"); next != ""; {
+// walk follows a list to its end and answers the names on each page.
+func (h *hub) walk(next string) (names [][]string) {
+	h.t.Helper()
+	for next != "" {
 		a := h.must(200, "GET", next, "")
 		var page arm.Page[struct{ Name string }]
 		if err := json.Unmarshal([]byte(a.body), &page); err != nil {
-			t.Fatal(err)
-		}
-		if len(page.Value) > 3 {
-			t.Fatalf("a page of %d", len(page.Value))
-		}
-		for _, v := range page.Value {
-			got = append(got, v.Name)
+			h.t.Fatal(err)
 		}
 		if page.NextLink != "" && !strings.HasPrefix(page.NextLink, h.server.URL) {
-			t.Fatalf("nextLink %q is not absolute", page.NextLink)
+			h.t.Fatalf("nextLink %q is not absolute", page.NextLink)
 		}
 		next = strings.TrimPrefix(page.NextLink, h.server.URL)
+		var here []string
+		for _, v := range page.Value {
+			here = append(here, v.Name)
+		}
+		names = append(names, here)
 	}
-	if diff := cmp.Diff(want, got); diff != "" {
-		t.Errorf("all pages together (-want +got):\n%s", diff)
+	return names
+}
+
+func TestPages(t *testing.T) {
+	h := start(t, func(c *Config) { c.PageSize = 3 })
+	h.furnish()
+	for i := range 7 {
+		h.must(201, "PUT", path(inConfigurations+fmt.Sprintf("/c%d", i), "2023-05-01"), gitBody)
+	}
+	want := [][]string{{"c0", "c1", "c2"}, {"c3", "c4", "c5"}, {"c6"}}
+	if diff := cmp.Diff(want, h.walk(path(inConfigurations, "2023-05-01"))); diff != "" {
+		t.Errorf("pages (-want +got):\n%s", diff)
+	}
+	if diff := cmp.Diff(7, len(h.walk(path(inConfigurations, "2023-05-01")+"&$top=1"))); diff != "" {
+		t.Errorf("pages of one (-want +got):\n%s", diff)
+	}
+}
+
+// TestPagesOfLargeStatuses lists configurations whose agent has very much to say.
+func TestPagesOfLargeStatuses(t *testing.T) {
+	h := start(t)
+	h.furnish()
+	many := resource.FluxConfigurationObserved{AcceptedGeneration: 1, StatusGeneration: 1, ComplianceState: resource.Compliant}
+	for i := range 900 {
+		many.Statuses = append(many.Statuses, resource.ObjectStatus{Name: fmt.Sprintf("o%d", i), Kind: "Kustomization", ComplianceState: resource.Compliant,
+			StatusConditions: []resource.StatusCondition{{Type: "Ready", Status: "False", Message: strings.Repeat("x", 800), LastTransitionTime: h.clock()}}})
+	}
+	for i := range 9 {
+		h.must(201, "PUT", path(inConfigurations+fmt.Sprintf("/c%d", i), "2023-05-01"), gitBody)
+		h.report(inConfigurations+fmt.Sprintf("/c%d", i), many)
+	}
+	want := [][]string{{"c0", "c1", "c2", "c3"}, {"c4", "c5", "c6", "c7"}, {"c8"}}
+	if diff := cmp.Diff(want, h.walk(path(inConfigurations, "2023-05-01"))); diff != "" {
+		t.Errorf("pages of nearly 1 MiB each (-want +got):\n%s", diff)
 	}
 }
 

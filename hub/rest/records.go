@@ -121,46 +121,47 @@ func typeOfKey(key string) string {
 	return arm.Fold(id.Type())
 }
 
+// maxPage is the size, in bytes, beyond which a page of a list takes no further
+// resource: 4 MiB are as much as clients and proxies take in one answer.
+const maxPage = 4 << 20
+
 // listing is a page to be made of the records below prefix that match.
 type listing struct {
 	prefix string
 	match  func(key string) bool
 	// render gives nil for a record that is not part of the list.
 	render func(store.Record) (map[string]any, error)
+	// among is about how many records there are for each resource of the list, to
+	// read as many as a page needs; 0 is 2, a resource and its operation.
+	among int
 }
 
-// page answers one page of a list and where the next begins.
+// page answers one page of a list and where the next begins. It ends when it has
+// as many resources, or as many bytes, as a page may have.
 func (c *call) page(l listing) error {
 	after, err := skipToken(c.r.URL.Query(), l.prefix)
 	if err != nil {
 		return err
 	}
-	size := c.server.pageSize
-	if top := c.r.URL.Query().Get("$top"); top != "" {
-		n, err := strconv.Atoi(top)
-		if err != nil || n < 1 {
-			return arm.Errorf(arm.CodeInvalidParameter, "$top is '%s'; it must be a number above zero.", clip(top))
-		}
-		size = min(n, size)
+	size, err := c.top()
+	if err != nil {
+		return err
 	}
-	out, last := arm.Page[map[string]any]{Value: []map[string]any{}}, ""
-	for {
-		records, page, err := c.server.store.List(c.ctx(), store.List{Prefix: l.prefix, After: after})
+	out, last, bytes := arm.Page[json.RawMessage]{Value: []json.RawMessage{}}, "", 0
+	for limit := (size + 1) * max(l.among, 2); ; limit = min(2*limit, store.DefaultLimit) { // the rarer they are, the more at once
+		records, page, err := c.server.store.List(c.ctx(), store.List{Prefix: l.prefix, After: after, Limit: limit})
 		if err != nil {
 			return err
 		}
 		for _, r := range records {
-			if !l.match(r.Key) {
-				continue
-			}
-			item, err := l.render(r)
+			item, err := l.item(r)
 			if err != nil {
 				return err
 			}
 			if item == nil {
 				continue
 			}
-			if len(out.Value) == size {
+			if bytes += len(item); len(out.Value) == size || bytes > maxPage && last != "" {
 				out.NextLink = c.nextLink(last)
 				return c.reply(200, out)
 			}
@@ -171,6 +172,31 @@ func (c *call) page(l listing) error {
 		}
 		after = page.Next
 	}
+}
+
+// item is a record as the list shows it, nil when it does not.
+func (l listing) item(r store.Record) (json.RawMessage, error) {
+	if !l.match(r.Key) {
+		return nil, nil
+	}
+	m, err := l.render(r)
+	if err != nil || m == nil {
+		return nil, err
+	}
+	return encode(m)
+}
+
+// top is how many resources a page holds: what $top asks for, within bounds.
+func (c *call) top() (int, error) {
+	top := c.r.URL.Query().Get("$top")
+	if top == "" {
+		return c.server.pageSize, nil
+	}
+	n, err := strconv.Atoi(top)
+	if err != nil || n < 1 {
+		return 0, arm.Errorf(arm.CodeInvalidParameter, "$top is '%s'; it must be a number above zero.", clip(top))
+	}
+	return min(n, c.server.pageSize), nil
 }
 
 // nextLink is this request's URL with a token for what comes after a key.

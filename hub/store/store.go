@@ -32,8 +32,8 @@
 //  9. What a write answered, every later Get, List and Watch of every process
 //     sees (linearisable reads).
 //  10. List answers in ascending order of keys (bytes), at most Limit records,
-//     all as of Page.Revision. Page.Next is the After of the next page, "" at
-//     the end. With List.Revision set to the first page's, all pages are one
+//     all as of Page.Revision; a page also ends with the record that brings it to
+//     MaxPage bytes. Page.Next is the After of the next page, "" at the end. With List.Revision set to the first page's, all pages are one
 //     snapshot; ErrCompacted when that is no longer kept.
 //  11. Watch from a List's Revision misses nothing and repeats nothing: every
 //     change with a greater revision, in order, once. A deletion and an expiry
@@ -66,12 +66,19 @@ const (
 	// DefaultLimit is the size of a page when List.Limit is zero, and the
 	// largest that a page can be.
 	DefaultLimit = 1000
+	// MaxPage is the size, in bytes, at which a page of a List ends before it has as
+	// many records as were asked for.
+	MaxPage = 8 << 20
 	// WatchBuffer is how many events are handed out ahead of a watch's reader.
 	WatchBuffer = 256
 	// WatchPatience is how long the next event after those may wait for the
 	// reader before the watch ends with ErrSlow.
 	WatchPatience = 10 * time.Second
 )
+
+// firstPage is the size of the first page of Each: most visits end with it, and a
+// short page is the cheapest.
+const firstPage = 64
 
 // Errors of the store; implementations wrap them with the key in question.
 var (
@@ -188,7 +195,7 @@ type Store interface {
 // returns, and stops at the first error of visit. The revision is where a Watch
 // goes on.
 func Each(ctx context.Context, s Store, prefix string, visit func(Record) error) (int64, error) {
-	list := List{Prefix: prefix}
+	list := List{Prefix: prefix, Limit: firstPage}
 	for {
 		records, page, err := s.List(ctx, list)
 		if err != nil {
@@ -202,7 +209,7 @@ func Each(ctx context.Context, s Store, prefix string, visit func(Record) error)
 		if page.Next == "" {
 			return page.Revision, nil
 		}
-		list.After, list.Revision = page.Next, page.Revision
+		list.After, list.Revision, list.Limit = page.Next, page.Revision, DefaultLimit
 	}
 }
 
@@ -271,4 +278,17 @@ func (l List) Page() (int, error) {
 		return DefaultLimit, nil
 	}
 	return l.Limit, nil
+}
+
+// Fill is how many of the records make a page: at most limit of them, and no more
+// after the one that brings it to MaxPage bytes.
+func Fill(records []Record, limit int) int {
+	size := 0
+	for i, r := range records {
+		size += len(r.Key) + len(r.Desired) + len(r.Observed)
+		if i+1 == limit || size >= MaxPage {
+			return i + 1
+		}
+	}
+	return len(records)
 }

@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"strings"
 	"time"
 
 	"go.etcd.io/etcd/api/v3/mvccpb"
@@ -268,71 +267,6 @@ func (s *Store) delete(ctx context.Context, key string, expect int64) error {
 		}
 		was = pairOf(resp.Responses[0].GetResponseRange().Kvs)
 	}
-}
-
-// List answers one page of the records below a prefix.
-func (s *Store) List(ctx context.Context, list store.List) ([]store.Record, store.Page, error) {
-	limit, err := list.Page()
-	if err != nil {
-		return nil, store.Page{}, err
-	}
-	if err := ctx.Err(); err != nil {
-		return nil, store.Page{}, err
-	}
-	ctx, cancel := bounded(ctx)
-	defer cancel()
-	from, end := s.prefix+list.Prefix, clientv3.GetPrefixRangeEnd(s.prefix+list.Prefix)
-	if after := s.prefix + list.After + pastRecord; list.After != "" && after > from {
-		from = after
-	}
-	// Two keys a record and two more: the first limit records are complete, and
-	// whether there is another one shows.
-	options := []clientv3.OpOption{clientv3.WithRange(end), clientv3.WithLimit(int64(2*limit + 2))}
-	if list.Revision != 0 {
-		options = append(options, clientv3.WithRev(list.Revision))
-	}
-	resp, err := s.get(ctx, from, options...)
-	if err != nil {
-		return nil, store.Page{}, fmt.Errorf("list %s: %w", list.Prefix, err)
-	}
-	page := store.Page{Revision: resp.Header.Revision}
-	if list.Revision != 0 {
-		page.Revision = list.Revision
-	}
-	records := s.records(resp.Kvs)
-	if len(records) > limit {
-		records = records[:limit]
-		page.Next = records[limit-1].Key
-	}
-	return records, page, nil
-}
-
-// records joins the sorted keys of records.
-func (s *Store) records(kvs []*mvccpb.KeyValue) []store.Record {
-	records := make([]store.Record, 0, len(kvs)/2+1)
-	for i, kv := range kvs {
-		key, part := s.split(kv.Key)
-		if part != store.Desired {
-			continue
-		}
-		p := pair{desired: kv}
-		if i+1 < len(kvs) {
-			if next, part := s.split(kvs[i+1].Key); next == key && part == store.Observed {
-				p.observed = kvs[i+1]
-			}
-		}
-		records = append(records, p.record(key))
-	}
-	return records
-}
-
-// split takes a key of etcd apart.
-func (s *Store) split(raw []byte) (string, store.Part) {
-	key := strings.TrimPrefix(string(raw), s.prefix)
-	if k, ok := strings.CutSuffix(key, observedSuffix); ok {
-		return k, store.Observed
-	}
-	return strings.TrimSuffix(key, desiredSuffix), store.Desired
 }
 
 // ready checks what Get and Delete share.

@@ -202,9 +202,9 @@ func (s *Store) List(ctx context.Context, list store.List) ([]store.Record, stor
 	records := s.asOf(page.Revision, func(key string) bool {
 		return strings.HasPrefix(key, list.Prefix) && key > list.After
 	})
-	if len(records) > limit {
-		records = records[:limit]
-		page.Next = records[limit-1].Key
+	if n := store.Fill(records, limit); n < len(records) {
+		records = records[:n]
+		page.Next = records[n-1].Key
 	}
 	return records, page, nil
 }

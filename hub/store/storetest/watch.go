@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"strings"
 	"testing"
 	"time"
 
@@ -100,6 +101,51 @@ func listPages(t *testing.T, s Subject) {
 	none, page := listKeys(t, s, store.List{Prefix: prefix + "zzz"})
 	if len(none) != 0 || page.Next != "" || page.Revision == 0 {
 		t.Errorf("nothing there: %v, %+v", none, page)
+	}
+}
+
+// listLarge makes more records than a page has bytes for, and more than are read
+// at once.
+func listLarge(t *testing.T, s Subject) {
+	prefix := key(t, "")
+	large := json.RawMessage(`"` + strings.Repeat("x", 2*store.MaxPage/150) + `"`)
+	var want []string
+	for i := range 150 {
+		r := mustPut(t, s, store.Put{Key: fmt.Sprintf("%s%03d", prefix, i), Value: large})
+		if i%2 == 0 {
+			mustPut(t, s, store.Put{Key: r.Key, Part: store.Observed, Value: json.RawMessage(`{}`), Expect: r.Revision})
+		}
+		want = append(want, r.Key)
+	}
+	for limit, most := range map[int]int{10: 15, 70: 3, 0: 2} {
+		var got []string
+		pages := 0
+		for list := (store.List{Prefix: prefix, Limit: limit}); pages == 0 || list.After != ""; pages++ {
+			records, page, err := s.Store.List(t.Context(), list)
+			if err != nil {
+				t.Fatal(err)
+			}
+			size := 0
+			for i, r := range records {
+				if size >= store.MaxPage {
+					t.Errorf("limit %d: record %d follows %d bytes", limit, i, size)
+				}
+				size += len(r.Key) + len(r.Desired) + len(r.Observed)
+				got = append(got, r.Key)
+				if wantObserved := len(got)%2 == 1; wantObserved != (r.Observed != nil) {
+					t.Errorf("limit %d: %s has observed part %s", limit, r.Key, r.Observed)
+				}
+			}
+			list.After = page.Next
+		}
+		diff(t, fmt.Sprintf("limit %d", limit), want, got)
+		if pages != most {
+			t.Errorf("limit %d: %d pages, want %d", limit, pages, most)
+		}
+	}
+	records := 0
+	if _, err := store.Each(t.Context(), s.Store, prefix, func(store.Record) error { records++; return nil }); err != nil || records != len(want) {
+		t.Errorf("each visits %d records, want %d: %v", records, len(want), err)
 	}
 }
 
