@@ -12,6 +12,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"headwater.dev/dev/kubetest"
@@ -242,5 +243,86 @@ func (b *bed) succeed(j *batchv1.Job) {
 	}
 	if err := b.admin.Status().Update(b.t.Context(), j); err != nil {
 		b.t.Fatal(err)
+	}
+}
+
+// TestA44LeftThenWanted: an object that was left to another tenant is not taken
+// from it when Git stops leaving it.
+func TestA44LeftThenWanted(t *testing.T) {
+	b := newBed(t, all("configmaps"))
+	b.e.Owned = func(_, other types.NamespacedName) bool { return other.Namespace == "elsewhere" }
+	theirs := &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: "a", Namespace: b.ns, Labels: map[string]string{testGroup + "/name": "x", testGroup + "/namespace": "elsewhere"}}}
+	if err := b.admin.Create(t.Context(), theirs); err != nil {
+		t.Fatal(err)
+	}
+	ref := RefOf(b.cm("a", ""))
+	b.e.Watcher.Track(Interest{Tenant: b.who, Objects: []Ref{ref}, Others: []Ref{ref}}) // as what is left to others is
+	kubetest.Eventually(t, 5*time.Second, func() error {
+		if l, known := b.e.Watcher.Live(b.who, ref); !known || !l.Exists {
+			return fmt.Errorf("live %+v", l)
+		}
+		return nil
+	})
+	_, err := b.e.Apply(t.Context(), Request{Tenant: b.who, Objects: unstructuredOf(b.cm("a", "1"))})
+	if err == nil || !strings.Contains(err.Error(), "it belongs to elsewhere/x of another namespace") || len(b.live("a").Data) != 0 {
+		t.Errorf("error %v, data %v", err, b.live("a").Data)
+	}
+}
+
+// TestPruneGoesBackwards: what others run under goes after them, and not at all
+// while they cannot go.
+func TestPruneGoesBackwards(t *testing.T) {
+	b := newBed(t, all("configmaps"), rbacv1.PolicyRule{APIGroups: []string{""}, Resources: []string{"serviceaccounts"}, Verbs: []string{"*"}},
+		rbacv1.PolicyRule{APIGroups: []string{""}, Resources: []string{"secrets"}, Verbs: []string{"get", "list", "watch", "create", "patch"}})
+	of := func(kind string) *unstructured.Unstructured {
+		u := newObject(kind, "x")
+		u.SetNamespace(b.ns)
+		return u
+	}
+	b.apply(of("ServiceAccount"), of("ConfigMap"), of("Secret"))
+	out, err := b.e.Prune(t.Context(), b.who, []Ref{RefOf(of("ServiceAccount")), RefOf(of("ConfigMap")), RefOf(of("Secret"))})
+	if err == nil || !strings.Contains(err.Error(), "Secret/"+b.ns+"/x delete failed (Forbidden)") {
+		t.Errorf("error = %v", err)
+	}
+	if len(out.Changes) != 1 || out.Changes[0].GroupKind.Kind != "ConfigMap" || len(out.Left) != 2 {
+		t.Errorf("changes %v, left %v", out.Changes, out.Left)
+	}
+	sa := &corev1.ServiceAccount{}
+	if err := b.admin.Get(t.Context(), client.ObjectKey{Namespace: b.ns, Name: "x"}, sa); err != nil {
+		t.Errorf("the service account went before what runs under it: %v", err)
+	}
+	out, err = b.e.Prune(t.Context(), b.who, []Ref{RefOf(of("ServiceAccount")), RefOf(b.cm("none", ""))})
+	if err != nil || len(out.Changes) != 1 || out.Changes[0].GroupKind.Kind != "ServiceAccount" {
+		t.Errorf("changes %v, %v", out, err)
+	}
+}
+
+// TestTakeOverFromServerSideKubectl: what kubectl applied on the server's side,
+// with force, goes too.
+func TestTakeOverFromServerSideKubectl(t *testing.T) {
+	b := newBed(t, all("configmaps"))
+	b.apply(b.cm("a", "1"))
+	theirs := b.cm("a", "2")
+	theirs.Object["data"].(map[string]any)["left"] = "behind"
+	if err := b.admin.Apply(t.Context(), client.ApplyConfigurationFromUnstructured(theirs), client.FieldOwner("kubectl"), client.ForceOwnership); err != nil {
+		t.Fatal(err)
+	}
+	ref := RefOf(theirs)
+	kubetest.Eventually(t, 5*time.Second, func() error {
+		if l, _ := b.e.Watcher.Live(b.who, ref); !l.Left {
+			return fmt.Errorf("live %+v", l)
+		}
+		return nil
+	})
+	if got := b.apply(b.cm("a", "1")); got["a"] != Configured {
+		t.Errorf("got %v", got)
+	}
+	if got := b.live("a"); len(got.Data) != 1 || got.Data["key"] != "1" {
+		t.Errorf("data %v", got.Data)
+	}
+	for _, m := range b.live("a").ManagedFields {
+		if m.Manager == "kubectl" {
+			t.Errorf("kubectl still owns %s", m.FieldsV1)
+		}
 	}
 }

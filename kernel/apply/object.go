@@ -39,6 +39,9 @@ func (e *Engine) applyObject(ctx context.Context, r Request, u *unstructured.Uns
 	if !known && was.want != "" {
 		return e.unseen(ctx, s)
 	}
+	if err := e.others(r.Owner, live); err != nil {
+		return result{err: err}
+	}
 	if !r.Verify && known && was.holds(want, live) {
 		return result{action: Unchanged, pending: unserved(u, live)}
 	}
@@ -101,10 +104,18 @@ func (e *Engine) unseenFound(ctx context.Context, s sending, err error) result {
 	if e.leaves(s.u, s.was) {
 		return result{action: Skipped, foreign: true}
 	}
-	if other := s.was.Owner; other.Name != "" && other != s.Owner && e.Owned != nil && e.Owned(s.Owner, other) {
-		return result{err: fmt.Errorf("it belongs to %s of another namespace: remove it there first", other)}
+	if err := e.others(s.Owner, s.was); err != nil {
+		return result{err: err}
 	}
 	return e.send(ctx, s)
+}
+
+// others refuses an object that is another tenant's.
+func (e *Engine) others(owner types.NamespacedName, live Live) error {
+	if other := live.Owner; other.Name != "" && other != owner && e.Owned != nil && e.Owned(owner, other) {
+		return fmt.Errorf("it belongs to %s of another namespace: remove it there first", other)
+	}
+	return nil
 }
 
 func resourceOf(r Request, m *meta.RESTMapping, u *unstructured.Unstructured) dynamic.ResourceInterface {

@@ -115,11 +115,13 @@ func (e *Engine) pruneObject(ctx context.Context, t Tenant, ref Ref) (Action, bo
 		err = resourceOf(Request{Tenant: t}, m, u).Delete(ctx, ref.Name, metav1.DeleteOptions{
 			PropagationPolicy: &background, Preconditions: &metav1.Preconditions{UID: &live.UID, ResourceVersion: &live.ResourceVersion},
 		})
-		if apierrors.IsNotFound(err) {
+		switch {
+		case err == nil:
+			return Deleted, true, nil
+		case apierrors.IsNotFound(err):
 			return "", false, nil
-		}
-		if !apierrors.IsConflict(err) || look == pruneLooks {
-			return Deleted, err == nil, err
+		case !apierrors.IsConflict(err) || look == pruneLooks:
+			return "", false, err
 		}
 	}
 }

@@ -203,6 +203,22 @@ func TestDecryptionRefuses(t *testing.T) {
 	}
 }
 
+// TestDecryptionOptOut: an object may ask to stay encrypted, with keys and
+// without.
+func TestDecryptionOptOut(t *testing.T) {
+	l := newLocksmith(t)
+	body := l.encrypt("yaml", "apiVersion: v1\nkind: Secret\nmetadata:\n  name: s\n  annotations:\n    kustomize.toolkit.fluxcd.io/decrypt: Disabled\nstringData:\n  token: hunter22\n", "^stringData$")
+	for name, keys := range map[string]Decrypter{"with keys": l.keys, "without": nil} {
+		r, err := Build(context.Background(), Request{Root: files(t, map[string]string{"s.yaml": body}), Spec: &kustomizev1.KustomizationSpec{}, Decrypt: keys})
+		if err != nil {
+			t.Fatalf("%s: %v", name, err)
+		}
+		if _, sealed := r.Objects[0].Object["sops"]; !sealed {
+			t.Errorf("%s: it was opened: %v", name, r.Objects[0].Object)
+		}
+	}
+}
+
 func FuzzEncryptedObject(f *testing.F) {
 	l := newLocksmith(f)
 	f.Add(l.encrypt("yaml", "apiVersion: v1\nkind: Secret\nmetadata:\n  name: s\nstringData:\n  token: x\n", "^stringData$"))

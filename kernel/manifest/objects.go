@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"strings"
 
+	kustomizev1 "github.com/fluxcd/kustomize-controller/api/v1"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"sigs.k8s.io/kustomize/api/resource"
@@ -53,11 +54,17 @@ func toObjects(ctx context.Context, found []*resource.Resource, r Request) ([]*u
 	return objects, nil
 }
 
+// decryptKey is the annotation that keeps an object as it is: somebody else
+// decrypts it.
+const decryptKey = "kustomize.toolkit.fluxcd.io/decrypt"
+
 // decryptObject opens an object that is encrypted as a whole, or the entries of
 // a Secret that are documents of their own.
 func decryptObject(ctx context.Context, r Request, u *unstructured.Unstructured, raw []byte) (*unstructured.Unstructured, []byte, error) {
 	_, sealed := u.Object["sops"].(map[string]any)
 	switch {
+	case strings.EqualFold(u.GetAnnotations()[decryptKey], kustomizev1.DisabledValue):
+		return u, raw, nil
 	case r.Decrypt == nil && sealed && u.GetKind() == "Secret" && !r.KeepEncrypted:
 		return nil, nil, fmt.Errorf("%s is SOPS encrypted, configuring decryption is required for this secret to be reconciled: set spec.decryption", Name(u))
 	case r.Decrypt == nil:
