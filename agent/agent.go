@@ -76,7 +76,7 @@ func New(c Config) (*Agent, error) {
 		return nil, err
 	}
 	a.extension, err = extension.New(extension.Config{
-		REST: c.REST, Settings: keeper, Image: c.Image, Version: c.Version,
+		REST: c.REST, Settings: keeper, Image: c.Image, Version: c.Version, Bounded: c.Guard.Bounds(),
 		Report: a.uplink.Report, Now: time.Now, Log: c.Log.WithName("extension"),
 	})
 	if err != nil {

@@ -152,9 +152,9 @@ func TestCertificateIsRenewed(t *testing.T) {
 	}
 }
 
-// TestClocksThatDifferByADay connects with the clock of a cluster that is wrong: a
+// TestA85ClocksThatDifferByADay connects with the clock of a cluster that is wrong: a
 // hub that was just started for the first time must be reached all the same.
-func TestClocksThatDifferByADay(t *testing.T) {
+func TestA85ClocksThatDifferByADay(t *testing.T) {
 	h := run(t, Config{})
 	for why, skew := range map[string]time.Duration{"a day behind": -24 * time.Hour, "a day ahead": 24 * time.Hour} {
 		c := trusting(t, filepath.Join(h.dir, "ca.crt"))

@@ -58,6 +58,9 @@ type Config struct {
 	Image    Image
 	// Version of the extension that this agent brings.
 	Version string
+	// Bounded says that the cluster's owner bounds the hub: settings that would lift
+	// the bounds are refused.
+	Bounded bool
 	// Report takes observations; it must not block.
 	Report func(link.Observed)
 	Now    func() time.Time

@@ -236,6 +236,7 @@ func TestLife(t *testing.T) {
 		}
 	})
 	t.Run("an older version stays when upgrades are not wanted", w.stays)
+	t.Run("A83 bounds of the owner", w.bounded)
 	t.Run("what vanishes comes back", func(t *testing.T) {
 		w.desire(item(4))
 		w.await(4, installedAt(4))
@@ -327,6 +328,32 @@ func (w *world) stays(t *testing.T) {
 	}
 	if c := d.Spec.Template.Spec.Containers[0]; c.Image != "headwater.dev/agent:9" || !slices.Contains(c.Args, "--concurrent=5") {
 		t.Errorf("settings act on the version that stays: %s %v", c.Image, c.Args)
+	}
+}
+
+// bounded looks at the extension with the eyes of an agent whose owner bounds the
+// hub: no setting may lift that.
+func (w *world) bounded(t *testing.T) {
+	var last link.Observed
+	m, err := New(Config{
+		REST: w.agent, Settings: &keeper{}, Image: Image{Reference: "headwater.dev/agent:9"}, Version: testVersion, Bounded: true,
+		Report: func(o link.Observed) { last = o }, Now: time.Now, Deadline: time.Minute, Log: quiet(t),
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, setting := range []string{"multiTenancy.enforce=false", `extraArgs=["--default-service-account="]`, `env={"HTTPS_PROXY":"http://thief"}`} {
+		m.Desired(link.Desired{Items: []link.Item{item(3, setting)}})
+		if err := m.step(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		key, _, _ := strings.Cut(setting, "=")
+		if e := last.Extension.Error; e == nil || e.Code != "NotAllowed" || !strings.Contains(e.Message, key) {
+			t.Errorf("%s: %+v", setting, e)
+		}
+	}
+	if err := m.within(map[string]string{"multiTenancy.enforce": "true", "kustomize-controller.concurrent": "3"}); err != nil {
+		t.Errorf("what lifts nothing: %v", err)
 	}
 }
 

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 
@@ -178,6 +179,9 @@ func (m *Manager) values(ctx context.Context, item link.Item, edition edition) (
 			settings[key] = value
 		}
 	}
+	if err := m.within(settings); err != nil {
+		return nil, nil, err
+	}
 	usual, _ := edition.chart.Values["resources"].(map[string]any)
 	values, warnings, err := Values(settings, usual)
 	if err != nil {
@@ -196,6 +200,23 @@ func (m *Manager) values(ctx context.Context, item link.Item, edition edition) (
 		values["image"] = edition.image
 	}
 	return values, warnings, nil
+}
+
+// within refuses settings that would lift the bounds that the owner of the cluster
+// has set to the hub: controllers that act as administrator, with arguments or
+// variables of the hub's choice, heed none.
+func (m *Manager) within(settings map[string]string) error {
+	if !m.config.Bounded {
+		return nil
+	}
+	for _, key := range slices.Sorted(maps.Keys(settings)) {
+		enforced, err := boolean(strings.TrimSpace(settings[key]))
+		switch {
+		case key == "multiTenancy.enforce" && err == nil && !enforced, key == "extraArgs" || key == "env":
+			return phase.Stalled("NotAllowed", fmt.Errorf("configuration setting %s is not possible here: the owner of the cluster bounds what the hub may do (guard of the agent's chart)", key))
+		}
+	}
+	return nil
 }
 
 func (m *Manager) ensureNamespace(ctx context.Context) error {

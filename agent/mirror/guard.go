@@ -29,11 +29,34 @@ type Guard struct {
 	NamespaceScopeOnly bool
 }
 
+// Bounds says whether the owner bounds the hub at all.
+func (g Guard) Bounds() bool {
+	return g.NamespaceScopeOnly || len(g.Namespaces) > 0 || len(g.ServiceAccounts) > 0
+}
+
+// extensionNamespace and extensionName are those of the Secret with the extension's
+// own protected settings, which a configuration must not replace.
+const extensionNamespace, extensionName = "flux-system", "flux-extension"
+
+// reserved returns a stalled error for a configuration whose place is the agent's,
+// or whose Secret would be another's.
+func (g Guard) reserved(item link.Item) error {
+	namespace := item.Configuration.Namespace
+	if namespace == g.Own {
+		return phase.Stalled("NotAllowed", fmt.Errorf("configuration %s may not live in namespace %s, which holds the cluster's identity: choose another namespace", item.Name, namespace))
+	}
+	if namespace == extensionNamespace && item.Name == extensionName {
+		return phase.Stalled("NotAllowed", fmt.Errorf("a configuration in namespace %s may not be called %s: Secret %s holds the extension's settings: choose another name or namespace",
+			namespace, item.Name, secretName(item.Name)))
+	}
+	return nil
+}
+
 // check returns a stalled error when an item goes beyond what is allowed.
 func (g Guard) check(item link.Item) error {
 	p := item.Configuration
-	if p.Namespace == g.Own {
-		return phase.Stalled("NotAllowed", fmt.Errorf("configuration %s may not live in namespace %s, which holds the cluster's identity: choose another namespace", item.Name, p.Namespace))
+	if err := g.reserved(item); err != nil {
+		return err
 	}
 	if g.NamespaceScopeOnly && p.Scope != resource.ScopeNamespace {
 		return phase.Stalled("NotAllowed", fmt.Errorf("configuration %s has scope %s, but the owner of the cluster allows scope namespace only", item.Name, p.Scope))

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -88,4 +89,70 @@ func TestTheKindGoesAndComesBack(t *testing.T) {
 	if reports == 0 {
 		t.Error("nothing was reported")
 	}
+}
+
+// looks counts how often the Secret of a configuration is looked at.
+type looks struct {
+	mu sync.Mutex
+	of map[string]int
+}
+
+func (l *looks) Keep(_ context.Context, _, name, _ string, _ []byte) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.of[name]++
+	return nil
+}
+
+// TestWorkIsProportionalToChange changes one of two configurations: every message
+// of the hub speaks of both, and only the one that changed may cost requests,
+// until it is time to look at Secrets again.
+func TestWorkIsProportionalToChange(t *testing.T) {
+	c := kubetest.Start(t)
+	kubetest.CRDs(t, c, "fluxconfig")
+	namespace := c.Namespace(t)
+	var ahead atomic.Int64
+	secrets := &looks{of: map[string]int{}}
+	m, err := New(Config{REST: c.Config, Settings: secrets, Log: testr.New(t), Report: func(link.Observed) {},
+		Now: func() time.Time { return time.Now().Add(time.Duration(ahead.Load())) }})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- m.Run(ctx) }()
+	t.Cleanup(func() {
+		cancel()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	})
+	item := func(name string, generation int64) link.Item {
+		return link.Item{ID: "/subscriptions/s/x/" + name, Name: name, Generation: generation,
+			Configuration: &resource.FluxConfigurationProperties{Namespace: namespace, Scope: resource.ScopeNamespace, SourceKind: resource.SourceGitRepository,
+				GitRepository: &resource.GitRepository{URL: "https://git.example/app.git"}}}
+	}
+	want := func(why string, a, b int) {
+		t.Helper()
+		kubetest.Eventually(t, 20*time.Second, func() error {
+			m.mu.Lock()
+			open := len(m.recheck) + m.queue.Len()
+			m.mu.Unlock()
+			secrets.mu.Lock()
+			defer secrets.mu.Unlock()
+			if gotA, gotB := secrets.of[secretName("a")], secrets.of[secretName("b")]; open > 0 || gotA < a || gotB != b {
+				return fmt.Errorf("%s: looked at a %d times and at b %d times, want %d and %d (%d open)", why, gotA, gotB, a, b, open)
+			}
+			return nil
+		})
+	}
+	m.Desired([]link.Item{item("a", 1), item("b", 1)})
+	want("both are new", 1, 1)
+	for generation := range int64(5) {
+		m.Desired([]link.Item{item("a", generation+2), item("b", 1)})
+		want("one has changed", int(generation)+2, 1)
+	}
+	ahead.Store(int64(lookEvery))
+	m.Desired([]link.Item{item("a", 6), item("b", 1)})
+	want("it is time to look", 7, 2)
 }

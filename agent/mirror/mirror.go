@@ -32,6 +32,10 @@ import (
 	"headwater.dev/api/link"
 )
 
+// lookEvery is after what time the Secret of an item that has not changed is looked
+// at again, with the next message of the hub.
+const lookEvery = 5 * time.Minute
+
 // workers that write to the cluster. They never wait, so few are enough.
 const workers = 4
 
@@ -67,8 +71,9 @@ type Mirror struct {
 	cache cache.SharedIndexInformer
 	// desired by folded ARM id.
 	desired map[string]link.Item
-	// recheck marks items whose Secret is looked at again.
+	// recheck marks items whose Secret is looked at again; looked is when it last was.
 	recheck map[string]bool
+	looked  map[string]time.Time
 	// reported is the last observation of each item.
 	reported map[string]link.Observed
 	// written are the spans of writes that were not reported yet.
@@ -92,7 +97,7 @@ func New(c Config) (*Mirror, error) {
 		config: c, kube: kube, api: api,
 		queue: workqueue.NewTypedRateLimitingQueue(
 			workqueue.NewTypedItemExponentialFailureRateLimiter[string](500*time.Millisecond, time.Minute)),
-		desired: map[string]link.Item{}, recheck: map[string]bool{}, reported: map[string]link.Observed{}, written: map[string]string{},
+		desired: map[string]link.Item{}, recheck: map[string]bool{}, looked: map[string]time.Time{}, reported: map[string]link.Observed{}, written: map[string]string{},
 	}
 	m.cache = m.newInformer()
 	return m, nil
@@ -125,13 +130,25 @@ func (m *Mirror) Desired(items []link.Item) {
 			delete(m.reported, key)
 			delete(m.written, key)
 			delete(m.recheck, key)
+			delete(m.looked, key)
 		}
 	}
+	was := m.desired
 	m.desired = wanted
+	now := m.config.Now()
 	for _, key := range slices.Sorted(maps.Keys(wanted)) {
-		m.recheck[key] = true
+		if changedItem(was[key], wanted[key]) || now.Sub(m.looked[key]).Abs() >= lookEvery {
+			m.recheck[key] = true
+		}
 		m.queue.Add(key)
 	}
+}
+
+// changedItem says whether the hub asks for something else of an item. What it
+// says of others, which comes in the same message, is no reason to read Secrets.
+func changedItem(was, is link.Item) bool {
+	return was.ID != is.ID || was.Generation != is.Generation || was.OperationID != is.OperationID || was.Delete != is.Delete ||
+		was.ProtectedVersion != is.ProtectedVersion || len(was.Sealed) == 0 && len(is.Sealed) > 0
 }
 
 // Run mirrors until ctx ends. Before the kind FluxConfig exists, only
@@ -264,6 +281,7 @@ func (m *Mirror) rechecked(key string) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	delete(m.recheck, key)
+	m.looked[key] = m.config.Now()
 }
 
 // fold makes ARM ids comparable.

@@ -39,7 +39,7 @@ func (m *Mirror) reconcile(ctx context.Context, key string) time.Duration {
 	defer cancel()
 	fc, err := m.current(ctx, item)
 	if err == nil && item.Delete {
-		return m.remove(ctx, item, fc)
+		return m.remove(ctx, item, own(item, fc))
 	}
 	if err == nil {
 		fc, err = m.write(ctx, item, fc, recheck)
@@ -209,6 +209,19 @@ func (m *Mirror) ensureNamespace(ctx context.Context, name string) error {
 	return nil
 }
 
+// own is the FluxConfig when it is that of the item: not one of the same name that
+// another resource, or somebody in the cluster, has made.
+func own(item link.Item, fc *config.FluxConfig) *config.FluxConfig {
+	if fc == nil {
+		return nil
+	}
+	id := fc.Annotations[config.AnnotationResourceID]
+	if fold(id) == fold(item.ID) || id == "" && fc.Labels[config.LabelManaged] != "" {
+		return fc
+	}
+	return nil
+}
+
 // remove deletes the FluxConfig and, once it is gone, its Secret; then the
 // item is reported as deleted.
 func (m *Mirror) remove(ctx context.Context, item link.Item, fc *config.FluxConfig) time.Duration {
@@ -231,7 +244,7 @@ func (m *Mirror) remove(ctx context.Context, item link.Item, fc *config.FluxConf
 		}
 		return soon
 	}
-	if item.Configuration != nil {
+	if item.Configuration != nil && m.config.Guard.reserved(item) == nil {
 		err := m.config.Settings.Keep(ctx, item.Configuration.Namespace, secretName(item.Name), "", nil)
 		if err != nil {
 			return m.after(item, err)

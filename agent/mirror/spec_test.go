@@ -156,15 +156,19 @@ func TestA83Guard(t *testing.T) {
 		in      link.Item
 		refused bool
 	}{
-		"no account named":          {team, item("cluster", "team-a"), false},
-		"account of a registry":     {team, using(resource.FluxConfigurationProperties{OCIRepository: &resource.OCIRepository{ServiceAccountName: ptr("admin")}}), true},
-		"account that is allowed":   {team, using(resource.FluxConfigurationProperties{OCIRepository: &resource.OCIRepository{ServiceAccountName: ptr("team-a")}}), false},
-		"account laid over":         {team, laid(`{"serviceAccountName":"admin"}`), true},
-		"account laid over deeply":  {team, laid(`{"a":[{"ServiceAccountName":"admin"}]}`), true},
-		"allowed one laid over":     {team, laid(`{"serviceAccountName":"flux-applier"}`), false},
-		"any account by default":    {Guard{}, laid(`{"serviceAccountName":"admin"}`), false},
-		"everything by default":     {Guard{Own: "own"}, item("cluster", "team-a"), false},
-		"never the agent's own":     {Guard{Own: "own"}, item("namespace", "own"), true},
+		"no account named":         {team, item("cluster", "team-a"), false},
+		"account of a registry":    {team, using(resource.FluxConfigurationProperties{OCIRepository: &resource.OCIRepository{ServiceAccountName: ptr("admin")}}), true},
+		"account that is allowed":  {team, using(resource.FluxConfigurationProperties{OCIRepository: &resource.OCIRepository{ServiceAccountName: ptr("team-a")}}), false},
+		"account laid over":        {team, laid(`{"serviceAccountName":"admin"}`), true},
+		"account laid over deeply": {team, laid(`{"a":[{"ServiceAccountName":"admin"}]}`), true},
+		"allowed one laid over":    {team, laid(`{"serviceAccountName":"flux-applier"}`), false},
+		"any account by default":   {Guard{}, laid(`{"serviceAccountName":"admin"}`), false},
+		"everything by default":    {Guard{Own: "own"}, item("cluster", "team-a"), false},
+		"never the agent's own":    {Guard{Own: "own"}, item("namespace", "own"), true},
+		"never the extension's Secret": {Guard{Own: "own"},
+			link.Item{Name: "flux-extension", Configuration: &resource.FluxConfigurationProperties{Scope: "cluster", Namespace: "flux-system"}}, true},
+		"that name elsewhere": {Guard{Own: "own"},
+			link.Item{Name: "flux-extension", Configuration: &resource.FluxConfigurationProperties{Scope: "cluster", Namespace: "apps"}}, false},
 		"a namespace that matches":  {Guard{Namespaces: []string{"team-*"}}, item("cluster", "team-a"), false},
 		"a namespace that does not": {Guard{Namespaces: []string{"team-*"}}, item("cluster", "kube-system"), true},
 		"scope namespace only":      {Guard{NamespaceScopeOnly: true}, item("cluster", "team-a"), true},
@@ -174,6 +178,37 @@ func TestA83Guard(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			if err := c.guard.check(c.in); (err != nil) != c.refused {
 				t.Errorf("check: %v, want refused %v", err, c.refused)
+			}
+		})
+	}
+}
+
+func TestOnlyWhatIsItsOwnIsDeleted(t *testing.T) {
+	made := func(id, managed string) *config.FluxConfig {
+		fc := &config.FluxConfig{ObjectMeta: metav1.ObjectMeta{Annotations: map[string]string{}, Labels: map[string]string{}}}
+		if id != "" {
+			fc.Annotations[config.AnnotationResourceID] = id
+		}
+		if managed != "" {
+			fc.Labels[config.LabelManaged] = managed
+		}
+		return fc
+	}
+	cases := map[string]struct {
+		why string
+		fc  *config.FluxConfig
+		own bool
+	}{
+		"none":          {"it is gone", nil, false},
+		"of this":       {"ids are compared without case", made("/Subscriptions/S/CFG", "true"), true},
+		"of another":    {"the cluster had another name once", made("/subscriptions/s/other", "true"), false},
+		"of somebody":   {"made in the cluster, by hand", made("", ""), false},
+		"id taken away": {"the agent made it, and somebody took the annotation off", made("", "true"), true},
+	}
+	for name, c := range cases {
+		t.Run(name, func(t *testing.T) {
+			if got := own(link.Item{ID: "/subscriptions/s/cfg"}, c.fc) != nil; got != c.own {
+				t.Errorf("%s: own is %v", c.why, got)
 			}
 		})
 	}

@@ -10,10 +10,10 @@ import (
 	"headwater.dev/api/resource"
 )
 
-// TestWhatAgentsFitIsTaken hands the door, piece by piece, what a tenant can write
+// TestA82WhatAgentsFitIsTaken hands the door, piece by piece, what a tenant can write
 // into the status of his objects, as an agent brings it within bounds: nothing of
 // it may be refused, for then the whole configuration would stay unreported.
-func TestWhatAgentsFitIsTaken(t *testing.T) {
+func TestA82WhatAgentsFitIsTaken(t *testing.T) {
 	h := newHub(t, nil)
 	h.putConfig(edgeID, "apps", nil)
 	put(h, resource.Desired[resource.ExtensionProperties]{ID: extensionID(edgeID, "flux")})
