@@ -174,8 +174,8 @@ func TestExtensionBody(t *testing.T) {
 	}
 }
 
-// TestSecretsFromFiles reads what should not be on a command line.
-func TestSecretsFromFiles(t *testing.T) {
+// TestA99SecretsFromFiles reads what should not be on a command line.
+func TestA99SecretsFromFiles(t *testing.T) {
 	r, x := record(t)
 	dir := t.TempDir()
 	key, hosts := filepath.Join(dir, "key"), filepath.Join(dir, "hosts")

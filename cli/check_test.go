@@ -91,8 +91,8 @@ func TestMissingFlags(t *testing.T) {
 	x.fails(1, "there is nothing to change", "k8s-configuration", "flux", "update", "-g", "g", "-c", "c", "-n", "x")
 }
 
-// TestComplaintsAreClean keeps what others wrote from steering the terminal.
-func TestComplaintsAreClean(t *testing.T) {
+// TestA99ComplaintsAreClean keeps what others wrote from steering the terminal.
+func TestA99ComplaintsAreClean(t *testing.T) {
 	_, x := record(t)
 	said := x.run("k8s-configuration", "flux", "show", "-g", "g", "-c", "c", "--unknown\x1b[31m")
 	if said.code != 1 || strings.Contains(said.err, "\x1b") {

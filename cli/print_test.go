@@ -6,7 +6,7 @@ import (
 	"testing"
 )
 
-func TestJSONCannotSteerATerminal(t *testing.T) {
+func TestA99JSONCannotSteerATerminal(t *testing.T) {
 	cases := map[string]struct{ why, in, want string }{
 		"plain":         {"letters of all the world stay", "größe 大", `"größe 大"`},
 		"escape":        {"the encoder's own work", "\x1b[31m", `"\u001b[31m"`},

@@ -84,8 +84,8 @@ func TestWhatCannotBeAssigned(t *testing.T) {
 	}
 }
 
-// TestNoEscalation tries to get more than one has, in each way there is.
-func TestNoEscalation(t *testing.T) {
+// TestA97NoEscalation tries to get more than one has, in each way there is.
+func TestA97NoEscalation(t *testing.T) {
 	h := start(t)
 	owner := h.owner(t)
 	owner.furnish()

@@ -2,6 +2,7 @@ package access_test
 
 import (
 	"encoding/json"
+	"net/url"
 	"strings"
 	"testing"
 	"time"
@@ -113,6 +114,36 @@ func TestActivityLog(t *testing.T) {
 	stranger.refused("AuthorizationFailed", "GET", sub+happened, "")
 	if got := reader.events(sub + happened); len(got) != 5 {
 		t.Errorf("a reader of the cluster sees %d events", len(got))
+	}
+}
+
+// TestA98FiltersCompareAndNothingElse sends what would be clever in another
+// language: a filter is compared, and never shows what its sender may not read.
+func TestA98FiltersCompareAndNothingElse(t *testing.T) {
+	h := start(t)
+	owner := h.owner(t)
+	owner.furnish()
+	reader := h.somebody(t, auth.Reader, cluster)
+	all, may := len(owner.events(sub+happened)), len(reader.events(sub+happened))
+	if all == 0 || may >= all {
+		t.Fatalf("there are %d events, of which the reader sees %d", all, may)
+	}
+	ask := func(filter string) string { return sub + happened + "?$filter=" + url.QueryEscape(filter) }
+	for filter, want := range map[string]int{
+		"caller eq '%'": 0, "caller eq '.*'": 0, "caller eq '*'": 0, "caller eq ''' or ''1'' eq ''1'": 0, "status eq '(a+)+$'": 0,
+		"resourceUri eq '/'": may, "resourceUri eq '/subscriptions/../..'": 0,
+		"eventTimestamp ge '0001-01-01'": may, "eventTimestamp le '9999-12-31'": may, "eventTimestamp le '1601-01-01'": 0, "eventTimestamp ge '9999-12-31'": 0,
+		strings.Repeat("eventChannels eq 'x' and ", 500) + "eventChannels eq 'x'": may,
+		"caller eq 'x' or caller eq '" + owner.id + "'":                           -1,
+		"caller ne 'x'": -1, "substringof('a', caller)": -1, "caller eq 'x'; drop": -1,
+	} {
+		if want < 0 {
+			reader.refused("InvalidParameter", "GET", ask(filter), "")
+			continue
+		}
+		if got := len(reader.events(ask(filter))); got != want {
+			t.Errorf("%.60s: %d events, want %d", filter, got, want)
+		}
 	}
 }
 

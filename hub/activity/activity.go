@@ -121,7 +121,17 @@ func key(at time.Time, id string) string {
 	return fmt.Sprintf("%s%s-%s", prefix, inverse(at), id)
 }
 
-func inverse(at time.Time) string { return fmt.Sprintf("%019d", math.MaxInt64-at.UnixNano()) }
+// inverse orders times from new to old. What lies before 1970, or after what an
+// int64 of nanoseconds reaches, counts as the earliest and the latest.
+func inverse(at time.Time) string {
+	nanos := at.UnixNano()
+	if at.Before(time.Unix(0, 0)) {
+		nanos = 0
+	} else if at.After(time.Unix(0, math.MaxInt64)) {
+		nanos = math.MaxInt64
+	}
+	return fmt.Sprintf("%019d", math.MaxInt64-nanos)
+}
 
 // Gate logs every attempt to change something, however it ends.
 func (l *Log) Gate(ctx context.Context, a *auth.Attempt, next func() error) error {

@@ -79,7 +79,7 @@ func with(claims map[string]any, name string, value any) map[string]any {
 	return out
 }
 
-func TestForgedTokens(t *testing.T) {
+func TestA96ForgedTokens(t *testing.T) {
 	d := newDirectory(t)
 	good := d.token(t)
 	header, claims := parts(t, good)

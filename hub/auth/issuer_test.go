@@ -145,8 +145,8 @@ func TestSubjectsOfSeveralIssuers(t *testing.T) {
 	}
 }
 
-// TestForgedTokensOfIssuers is attack A61: each token is one that must not do.
-func TestForgedTokensOfIssuers(t *testing.T) {
+// TestA96ForgedTokensOfIssuers sends tokens of which each is one that must not do.
+func TestA96ForgedTokensOfIssuers(t *testing.T) {
 	f, other := newForeign(t), newForeign(t)
 	config := f.config()
 	config.Claims = map[string]string{"team": "web"}
