@@ -31,7 +31,6 @@ import (
 	"headwater.dev/hub/gateway"
 	"headwater.dev/hub/limit"
 	"headwater.dev/hub/rest"
-	"headwater.dev/hub/store"
 	"headwater.dev/hub/store/etcd"
 	"headwater.dev/hub/vault"
 )
@@ -279,7 +278,7 @@ func (h *Hub) doors(ctx context.Context) (http.Handler, error) {
 func (h *Hub) ready(w http.ResponseWriter, r *http.Request) {
 	ctx, cancel := context.WithTimeout(r.Context(), 2*time.Second)
 	defer cancel()
-	if _, _, err := h.store.List(ctx, store.List{Prefix: "/subscriptions/", Limit: 1}); err != nil {
+	if err := h.store.Healthy(ctx); err != nil {
 		w.WriteHeader(http.StatusServiceUnavailable)
 		return
 	}

@@ -48,8 +48,10 @@ type Config struct {
 	// less, writes fail with store.ErrFull while the member can still end well.
 	// 128 MiB when zero.
 	MinFree uint64
-	// History is how long the embedded member keeps old revisions for watches
-	// and snapshots; 30 minutes when zero. An external cluster has its own rule.
+	// History is how long, at least, the embedded member keeps old revisions for
+	// watches and snapshots; 5 minutes when zero. Every heartbeat makes one, so that
+	// this is most of what a fleet at rest costs in space and memory. An external
+	// cluster has its own rule.
 	History time.Duration
 	// Patience is how long a watch waits for its reader; store.WatchPatience
 	// when zero.
@@ -64,8 +66,10 @@ const startTimeout = 60 * time.Second
 
 // Store is the store on etcd.
 type Store struct {
-	line     atomic.Pointer[clientv3.Client]
-	member   *embed.Etcd // nil when external
+	line   atomic.Pointer[clientv3.Client]
+	member *embed.Etcd // nil when external
+	// reading is held by reads of the member, and to stop it.
+	reading  sync.RWMutex
 	prefix   string
 	patience time.Duration
 	log      *slog.Logger
@@ -178,7 +182,9 @@ func (s *Store) Close() error {
 	}
 	err := s.client().Close()
 	if s.member != nil {
+		s.reading.Lock()
 		s.member.Close()
+		s.reading.Unlock()
 	}
 	if err != nil && !errors.Is(err, context.Canceled) {
 		return fmt.Errorf("close etcd store: %w", err)

@@ -31,6 +31,9 @@ func bounded(ctx context.Context) (context.Context, context.CancelFunc) {
 
 // get reads, and reads again when the connection was replaced meanwhile.
 func (s *Store) get(ctx context.Context, key string, options ...clientv3.OpOption) (*clientv3.GetResponse, error) {
+	if s.member != nil {
+		return s.own(ctx, key, options...)
+	}
 	for {
 		line := s.client()
 		resp, err := line.Get(ctx, key, options...)

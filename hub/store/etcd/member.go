@@ -10,6 +10,7 @@ import (
 	"strings"
 	"time"
 
+	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.etcd.io/etcd/server/v3/embed"
 	"go.etcd.io/etcd/server/v3/features"
 	"go.uber.org/zap"
@@ -20,7 +21,7 @@ import (
 
 const (
 	defaultQuota   = 8 << 30
-	defaultHistory = 30 * time.Minute
+	defaultHistory = 5 * time.Minute
 	memberName     = "hub"
 )
 
@@ -77,6 +78,21 @@ func memberConfig(c Config, log *slog.Logger) (*embed.Config, error) {
 	}
 	cfg.ZapLoggerBuilder = embed.NewZapLoggerBuilder(zapLogger(log))
 	return cfg, nil
+}
+
+// own reads what the lone member has. It need not ask whether others know more: a
+// write is answered when this process has applied it. What it reads must not go
+// away meanwhile.
+func (s *Store) own(ctx context.Context, key string, options ...clientv3.OpOption) (*clientv3.GetResponse, error) {
+	s.reading.RLock()
+	defer s.reading.RUnlock()
+	select {
+	case <-s.member.Server.StoppingNotify():
+		return nil, fmt.Errorf("%w: it has stopped", store.ErrUnavailable)
+	default:
+	}
+	resp, err := s.client().Get(ctx, key, append(options, clientv3.WithSerializable())...)
+	return resp, fault(ctx, err)
 }
 
 // zapLogger hands what etcd logs to slog, one level lower: its information is

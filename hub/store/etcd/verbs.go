@@ -116,6 +116,11 @@ func (s *Store) put(ctx context.Context, put store.Put) (store.Record, error) {
 	if err := s.space.left(); err != nil {
 		return store.Record{}, err
 	}
+	if put.Part == store.Observed && put.Expect > 0 {
+		if r, done, err := s.again(ctx, put); done || err != nil {
+			return r, err
+		}
+	}
 	was, err := s.read(ctx, put.Key)
 	if err != nil {
 		return store.Record{}, err
@@ -150,6 +155,26 @@ func (s *Store) put(ctx context.Context, put store.Put) (store.Record, error) {
 			return store.Record{}, err
 		}
 	}
+}
+
+// again replaces an observed part that was the last change of its record, without
+// looking what is there first: nearly all writes of a fleet at rest are such. done
+// is false when it was not the last change, and nothing has happened.
+func (s *Store) again(ctx context.Context, put store.Put) (r store.Record, done bool, err error) {
+	k := s.prefix + put.Key
+	resp, err := s.client().Txn(ctx).If(
+		clientv3.Compare(clientv3.ModRevision(k+observedSuffix), "=", put.Expect),
+		clientv3.Compare(clientv3.ModRevision(k+desiredSuffix), "<", put.Expect),
+		clientv3.Compare(clientv3.ModRevision(k+desiredSuffix), ">", 0),
+	).Then(
+		clientv3.OpPut(k+observedSuffix, string(put.Value), clientv3.WithIgnoreLease()),
+		clientv3.OpGet(k+desiredSuffix),
+	).Commit()
+	if err != nil || !resp.Succeeded {
+		return store.Record{}, false, fault(ctx, err)
+	}
+	was := pair{desired: resp.Responses[1].GetResponseRange().Kvs[0]}
+	return written(put, was, resp.Header.Revision), true, nil
 }
 
 // writes are the operations of a Put. When the life of a record changes, its

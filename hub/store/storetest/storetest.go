@@ -169,6 +169,11 @@ func revisions(t *testing.T, s Subject) {
 		t.Fatal(err)
 	}
 	diff(t, "get", want, got)
+	o = mustPut(t, s, store.Put{Key: a.Key, Part: store.Observed, Value: json.RawMessage(`{"o":2}`), Expect: o.Revision})
+	want.Observed, want.Revision = json.RawMessage(`{"o":2}`), want.Revision+1
+	diff(t, "after another observed write", want, o)
+	_, err = s.Store.Put(t.Context(), store.Put{Key: a.Key, Part: store.Observed, Value: json.RawMessage(`{}`), Expect: o.Revision - 1})
+	wantErr(t, "observed write at an old revision", err, store.ErrConflict)
 	if err := s.Store.Delete(t.Context(), a.Key, o.Revision); err != nil {
 		t.Fatal(err)
 	}
@@ -298,9 +303,10 @@ func timeToLive(t *testing.T, s Subject) {
 	start := time.Now()
 	const ttl = 2 * time.Second
 	r := mustPut(t, s, store.Put{Key: k, Value: json.RawMessage(`{}`), TTL: ttl})
-	mustPut(t, s, store.Put{Key: k, Part: store.Observed, Value: json.RawMessage(`{}`), Expect: r.Revision})
+	o := mustPut(t, s, store.Put{Key: k, Part: store.Observed, Value: json.RawMessage(`{}`), Expect: r.Revision})
+	mustPut(t, s, store.Put{Key: k, Part: store.Observed, Value: json.RawMessage(`{"o":1}`), Expect: o.Revision})
 	events := watch(t, s, key(t, ""), r.Revision)
-	diff(t, "observed", []string{k + " observed"}, brief(next(t, events, 1)))
+	diff(t, "observed twice", []string{k + " observed", k + " observed"}, brief(next(t, events, 2)))
 	diff(t, "expiry", []string{k + " deleted"}, brief(next(t, events, 1)))
 	if lived := time.Since(start); lived < ttl {
 		t.Errorf("the record lived %v, want at least %v", lived, ttl)
