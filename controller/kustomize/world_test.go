@@ -239,7 +239,12 @@ func (w *world) ready(name, revision string) *kustomizev1.Kustomization {
 // failed waits until Ready is False for a reason, with a message.
 func (w *world) failed(name, reason, message string) {
 	w.t.Helper()
-	kubetest.Eventually(w.t, 20*time.Second, func() error {
+	w.failedIn(20*time.Second, name, reason, message)
+}
+
+func (w *world) failedIn(timeout time.Duration, name, reason, message string) {
+	w.t.Helper()
+	kubetest.Eventually(w.t, timeout, func() error {
 		c := conditions.Get(w.get(name), meta.ReadyCondition)
 		if c == nil || c.Status != metav1.ConditionFalse || c.Reason != reason || !strings.Contains(c.Message, message) {
 			return fmt.Errorf("Ready is %v, want reason %s with %q", c, reason, message)

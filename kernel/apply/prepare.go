@@ -16,7 +16,10 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 )
 
-var errNoKind = errors.New("no matches for kind")
+var (
+	errNoKind      = errors.New("no matches for kind")
+	errNoNamespace = errors.New("metadata.namespace is missing: set it, or spec.targetNamespace of the Kustomization")
+)
 
 // Steering annotations and labels, below the engine's group.
 const (
@@ -93,7 +96,7 @@ func fit(r Request, u *unstructured.Unstructured) (*meta.RESTMapping, error) {
 		return m, nil
 	}
 	if u.GetNamespace() == "" {
-		return nil, errors.New("metadata.namespace is missing: set it, or spec.targetNamespace of the Kustomization")
+		return nil, errNoNamespace
 	}
 	return m, nil
 }
@@ -123,11 +126,12 @@ func Scoped(t Tenant, refs []Ref) []Ref {
 }
 
 // Fit corrects the namespaces of objects to the scope of their kinds, where the
-// kinds are known already, and gives their references.
+// kinds are known already, and gives their references. What is wrong with a kind
+// the apply says, object by object.
 func Fit(t Tenant, objects []*unstructured.Unstructured) ([]Ref, error) {
 	refs := make([]Ref, 0, len(objects))
 	for _, u := range objects {
-		if _, err := fit(Request{Tenant: t}, u); err != nil && !errors.Is(err, errNoKind) {
+		if _, err := fit(Request{Tenant: t}, u); errors.Is(err, errNoNamespace) {
 			return nil, objectError(u, "build", err)
 		}
 		refs = append(refs, RefOf(u))
