@@ -48,8 +48,12 @@ const (
 	conf    = grouped + "/providers/{rp}/{kind}/{cluster}/providers/microsoft.kubernetesconfiguration"
 	flux    = conf + "/fluxconfigurations"
 	ext     = conf + "/extensions"
-	v1      = conf + "/sourcecontrolconfigurations"
-	located = sub + "/providers/microsoft.kubernetesconfiguration/locations/{location}/extensiontypes"
+	// Of all clusters of a subscription or a group.
+	fleet     = "/providers/microsoft.kubernetesconfiguration"
+	fleetExt  = fleet + "/extensions"
+	fleetFlux = fleet + "/fluxconfigurations"
+	v1        = conf + "/sourcecontrolconfigurations"
+	located   = sub + "/providers/microsoft.kubernetesconfiguration/locations/{location}/extensiontypes"
 )
 
 // routes is the whole API: three tables, a screen each.
@@ -109,6 +113,10 @@ func (s *Server) clusterRoutes() []route {
 func (s *Server) configurationRoutes() []route {
 	fluxes, extensions := s.configurations(), s.extensions()
 	return []route{
+		{"GET " + sub + fleetFlux, resource.TypeFluxConfiguration, "", ofSubscription, fluxes.everywhere},
+		{"GET " + grouped + fleetFlux, resource.TypeFluxConfiguration, "", ofGroup, fluxes.everywhere},
+		{"GET " + sub + fleetExt, resource.TypeExtension, "", ofSubscription, extensions.everywhere},
+		{"GET " + grouped + fleetExt, resource.TypeExtension, "", ofGroup, extensions.everywhere},
 		{"GET " + flux, resource.TypeFluxConfiguration, "", ofCluster, fluxes.list},
 		{"GET " + flux + "/{name}", resource.TypeFluxConfiguration, "read", ofResource, fluxes.get},
 		{"PUT " + flux + "/{name}", resource.TypeFluxConfiguration, "write", ofResource, fluxes.put},
