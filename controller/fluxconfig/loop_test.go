@@ -63,6 +63,7 @@ func TestLoop(t *testing.T) {
 	t.Run("additions, identities and requests", func(t *testing.T) { additional(t, c, cluster.Namespace(t)) })
 	t.Run("keys to verify with", func(t *testing.T) { trust(t, c, cluster.Namespace(t)) })
 	t.Run("what others made is left alone", func(t *testing.T) { foreign(t, c, cluster.Namespace(t)) })
+	t.Run("more than one object can tell of", func(t *testing.T) { large(t, c, cluster.Namespace(t)) })
 	t.Run("rights outlive the deletion of others", func(t *testing.T) { rightsOutlive(t, c, cluster.Namespace(t)) })
 }
 

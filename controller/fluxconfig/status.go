@@ -103,7 +103,7 @@ func statusOf(obj client.Object, stopped bool) config.ManagedStatus {
 	if !ok || obj == nil {
 		return config.ManagedStatus{ComplianceState: pending, Message: "the object does not exist yet"}
 	}
-	out := config.ManagedStatus{Conditions: o.GetConditions(), ComplianceState: pending}
+	out := config.ManagedStatus{Conditions: slices.Clone(o.GetConditions()), ComplianceState: pending}
 	ready := apimeta.FindStatusCondition(out.Conditions, meta.ReadyCondition)
 	switch {
 	case stopped:
@@ -186,6 +186,7 @@ func (r *reconciler) fold(ctx context.Context, s *scope) error {
 		m.Kustomizations[s.obj.Namespace+"/"+name] = k
 		states = append(append(states, k.ComplianceState), childStates...)
 	}
+	fit(m)
 	st.ManagedStatuses = m
 	st.ComplianceState = overall(s.obj.Spec.Suspend, states)
 	return nil
