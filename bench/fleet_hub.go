@@ -64,18 +64,19 @@ func freeAddress() (string, error) {
 	return l.Addr().String(), l.Close()
 }
 
-// profile keeps one of the hub's profiles in a folder; it does nothing without a folder.
-func (h *fleetHub) profile(ctx context.Context, dir, name, kind string) error {
+// profile keeps what the hub tells of itself at a path, a profile or its metrics, in
+// a folder; it does nothing without a folder.
+func (h *fleetHub) profile(ctx context.Context, dir, name, path string) error {
 	if dir == "" {
 		return nil
 	}
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+h.insight+"/debug/pprof/"+kind, nil)
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+h.insight+path, nil)
 	if err != nil {
 		return err
 	}
 	res, err := http.DefaultClient.Do(req)
 	if err != nil {
-		return fmt.Errorf("take the hub's profile %s: %w", kind, err)
+		return fmt.Errorf("take the hub's profile %s: %w", path, err)
 	}
 	defer res.Body.Close()
 	raw, err := io.ReadAll(res.Body)
@@ -83,9 +84,9 @@ func (h *fleetHub) profile(ctx context.Context, dir, name, kind string) error {
 		err = fmt.Errorf("it answers %s", res.Status)
 	}
 	if err != nil {
-		return fmt.Errorf("take the hub's profile %s: %w", kind, err)
+		return fmt.Errorf("take the hub's profile %s: %w", path, err)
 	}
-	return os.WriteFile(filepath.Join(dir, name+".pprof"), raw, 0o600)
+	return os.WriteFile(filepath.Join(dir, name), raw, 0o600)
 }
 
 func (h *fleetHub) ready(ctx context.Context) error {
@@ -154,6 +155,25 @@ func (h *fleetHub) client() (*client.Client, error) {
 	}
 	return client.New(client.Config{Hub: h.url, CA: ca, TenantID: admin.TenantID, SubscriptionID: admin.SubscriptionID,
 		ClientID: admin.ClientID, ClientSecret: admin.ClientSecret})
+}
+
+// memory is what the hub holds in memory: everything that is resident, the mapped
+// pages of the embedded etcd's database included, and how large that database is.
+func (h *fleetHub) memory(what string) ([]figure, error) {
+	peak, now, err := h.resident()
+	if err != nil {
+		return nil, err
+	}
+	mapped, err := number(fmt.Sprintf("/proc/%d/status", h.process.Process.Pid), `(?m)^RssFile:\s*(\d+) kB$`)
+	if err != nil {
+		return nil, err
+	}
+	db, err := os.Stat(filepath.Join(h.dir, "data", "etcd", "member", "snap", "db"))
+	if err != nil {
+		return nil, fmt.Errorf("look at the hub's database: %w", err)
+	}
+	return []figure{{what: "memory " + what, value: now, most: gib, unit: "MiB"}, {what: "its peak so far", value: peak, unit: "MiB"},
+		{what: "of it mapped from files", value: float64(mapped) / 1024, unit: "MiB"}, {what: "database", value: float64(db.Size()) / (1 << 20), unit: "MiB"}}, nil
 }
 
 // resident is the most memory the hub has held and what it holds, in MiB.
