@@ -17,6 +17,7 @@ import (
 	kustomizev1 "github.com/fluxcd/kustomize-controller/api/v1"
 
 	"headwater.dev/kernel/apply"
+	"headwater.dev/kernel/artifact"
 	"headwater.dev/kernel/event"
 	"headwater.dev/kernel/manifest"
 	"headwater.dev/kernel/phase"
@@ -33,24 +34,24 @@ func (l *loop) build(ctx context.Context, s *scope) error {
 		return err
 	}
 	s.request = manifest.Request{Spec: &s.obj.Spec, RemoteBases: !l.options.NoRemoteBases, Variables: s.vars, Decrypt: keys}
-	root := func() (string, error) { return l.root(ctx, s) }
+	files := func() (*artifact.Content, error) { return l.files(ctx, s) }
 	defer func() {
-		if s.tree != nil {
-			s.tree.Release()
+		if s.files != nil {
+			s.files.Release()
 		}
 	}()
-	same, err := s.known.sameInputs(s, root)
+	same, err := s.known.sameInputs(s, files)
 	if err != nil {
 		return err
 	}
 	if same && s.inventoried() && l.watcher.Undisturbed(s.key) {
 		return nil
 	}
-	dir, err := root()
+	content, err := files()
 	if err != nil {
 		return err
 	}
-	s.request.Root = dir
+	s.request.Root, s.request.Files = content.Root, content.Files
 	l.fault("build")
 	built, err := manifest.Build(ctx, s.request)
 	if errors.Is(err, manifest.ErrPath) {
@@ -82,17 +83,17 @@ func retry(k *kustomizev1.Kustomization, reason string, err error) error {
 	return phase.RetryAfter(reason, k.GetRetryInterval(), err)
 }
 
-func (l *loop) root(ctx context.Context, s *scope) (string, error) {
-	if s.tree != nil {
-		return s.tree.Root, nil
+func (l *loop) files(ctx context.Context, s *scope) (*artifact.Content, error) {
+	if s.files != nil {
+		return s.files, nil
 	}
 	l.fault("fetch")
-	tree, err := l.reader.Tree(ctx, *s.artifact)
+	content, err := l.reader.Content(ctx, *s.artifact)
 	if err != nil {
-		return "", phase.RetryAfter(meta.ArtifactFailedReason, l.options.RequeueDependency, fmt.Errorf("fetch artifact of revision %s: %w", s.revision(), err))
+		return nil, phase.RetryAfter(meta.ArtifactFailedReason, l.options.RequeueDependency, fmt.Errorf("fetch artifact of revision %s: %w", s.revision(), err))
 	}
-	s.tree = tree
-	return tree.Root, nil
+	s.files = content
+	return content, nil
 }
 
 // recordIntent writes the inventory before objects are made that it does not

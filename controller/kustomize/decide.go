@@ -13,8 +13,8 @@ import (
 	"k8s.io/apimachinery/pkg/util/validation"
 
 	"headwater.dev/kernel/apply"
+	"headwater.dev/kernel/artifact"
 	"headwater.dev/kernel/depend"
-	"headwater.dev/kernel/manifest"
 )
 
 const (
@@ -77,7 +77,7 @@ func dependencyReady(ctx context.Context, k *kustomizev1.Kustomization, dep depe
 
 // sameInputs reports whether a build would give what was applied last: nothing
 // but the artifact may have changed, and none of the files that were read.
-func (n known) sameInputs(s *scope, root func() (string, error)) (bool, error) {
+func (n known) sameInputs(s *scope, files func() (*artifact.Content, error)) (bool, error) {
 	if n.generation == 0 || n.generation != s.obj.Generation || n.identity != s.tenant.Identity ||
 		n.record.Inputs != s.request.Inputs() || n.requested != requestOf(s.obj) {
 		return false, nil
@@ -85,16 +85,11 @@ func (n known) sameInputs(s *scope, root func() (string, error)) (bool, error) {
 	if n.artifact == s.artifact.Digest {
 		return true, nil
 	}
-	dir, err := root()
+	c, err := files()
 	if err != nil {
 		return false, err
 	}
-	return n.record.Same(dir), nil
-}
-
-// sameRecord is sameInputs for somebody who knows only the artifact.
-func sameRecord(r manifest.Record, digest, seen, root string) bool {
-	return digest == seen || r.Same(root)
+	return n.record.Same(c.Root, c.Files), nil
 }
 
 func requestOf(k *kustomizev1.Kustomization) string {

@@ -14,6 +14,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 
 	"headwater.dev/kernel/apply"
+	"headwater.dev/kernel/artifact"
 	"headwater.dev/kernel/manifest"
 	"headwater.dev/kernel/phase"
 	"headwater.dev/kernel/tenant"
@@ -110,7 +111,7 @@ func TestSameInputs(t *testing.T) {
 			n := good
 			c.change(&n)
 			s := &scope{obj: named("k"), tenant: apply.Tenant{Identity: id}, artifact: &meta.Artifact{Digest: "sha256:a"}}
-			got, err := n.sameInputs(s, func() (string, error) { return t.TempDir(), nil })
+			got, err := n.sameInputs(s, func() (*artifact.Content, error) { return &artifact.Content{Root: t.TempDir()}, nil })
 			if got != c.want || err != nil {
 				t.Errorf("%s: %v, %v", c.why, got, err)
 			}

@@ -55,7 +55,7 @@ type scope struct {
 	artifact *meta.Artifact
 	// local is who acts in this cluster, tenant who does where the objects are.
 	local, tenant apply.Tenant
-	tree          *artifact.Tree
+	files         *artifact.Content // nil until it is needed
 
 	vars    *manifest.Variables
 	request manifest.Request // of the build

@@ -99,17 +99,15 @@ func (l *loop) wakeUsers(ctx context.Context, kind string, src client.Object, q 
 	artifact := *src.(sourcev1.Source).GetArtifact()
 	ctx = context.WithoutCancel(ctx) // a handler's context ends with the handler; the reader bounds itself
 	go func() {
-		tree, err := l.reader.Tree(ctx, artifact)
-		root := ""
+		content, err := l.reader.Content(ctx, artifact)
 		if err == nil {
-			defer tree.Release()
-			root = tree.Root
+			defer content.Release()
 		}
 		var rest []types.NamespacedName
 		for i := range list.Items {
 			user := client.ObjectKeyFromObject(&list.Items[i])
 			n := l.memory.get(user)
-			if n.generation != 0 && root != "" && sameRecord(n.record, artifact.Digest, n.artifact, root) {
+			if n.generation != 0 && err == nil && (n.artifact == artifact.Digest || n.record.Same(content.Root, content.Files)) {
 				l.memory.saw(user, n, artifact.Digest)
 				rest = append(rest, user)
 				continue

@@ -92,13 +92,13 @@ func (r *reader) open(ctx context.Context, d digest.Digest, a meta.Artifact) (io
 }
 
 // download writes the artifact to the file path.
-func (r *reader) download(ctx context.Context, d digest.Digest, a meta.Artifact, path string) (int64, error) {
+func (r *reader) download(ctx context.Context, d digest.Digest, a meta.Artifact, it *item) (int64, error) {
 	src, err := r.open(ctx, d, a)
 	if err != nil {
 		return 0, err
 	}
 	defer src.Close()
-	f, err := os.OpenFile(path, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o400)
+	f, err := os.OpenFile(it.path, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o400)
 	if err != nil {
 		return 0, err
 	}

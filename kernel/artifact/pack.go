@@ -65,7 +65,7 @@ func (l *Limits) take(e Entry) error {
 	if e.Path == "." || e.Path == "" || path.Clean(e.Path) != e.Path {
 		return fmt.Errorf("%w: path is not in its shortest form", ErrUnsafe)
 	}
-	if _, err := place(e.Path, l.Depth); err != nil {
+	if _, err := inside(e.Path, l.Depth); err != nil {
 		return err
 	}
 	l.Entries--

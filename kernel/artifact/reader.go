@@ -23,9 +23,12 @@ const (
 	idleBytes = 2 << 30
 )
 
-// Reader gives consumers the content of artifacts. Both methods check the
+// Reader gives consumers the content of artifacts. All methods check the
 // digest before they return; whatever they return stays until it is released.
 type Reader interface {
+	// Content gives the files of a tar.gz artifact like Tree, of a small one from
+	// memory: making files costs more than most builds.
+	Content(ctx context.Context, a meta.Artifact) (*Content, error)
 	// Tree gives the files of a tar.gz artifact, extracted once per digest and
 	// shared: nobody may write to it.
 	Tree(ctx context.Context, a meta.Artifact) (*Tree, error)
@@ -74,14 +77,17 @@ type reader struct {
 	mu      sync.Mutex
 	items   map[string]*item
 	counter int
+	// sweeps: a sweep of what is idle is due.
+	sweeps bool
 }
 
-// item is one piece of content on disk, or on its way there.
+// item is one piece of content on disk or in memory, or on its way there.
 type item struct {
 	ready chan struct{} // closed when the load ended
 	path  string
-	err   error // set before ready is closed
-	bytes int64 // set before the load gives up its reference
+	err   error  // set before ready is closed
+	files *files // in memory; set before ready is closed
+	bytes int64  // set before the load gives up its reference
 	refs  int
 	used  time.Time
 }
@@ -124,8 +130,9 @@ func (r *reader) local(ctx context.Context, a meta.Artifact) (*File, bool, error
 	return &File{Path: r.store.blob(d), release: sync.OnceFunc(func() { r.store.unpin(d) })}, true, nil
 }
 
-// load puts the content of d's artifact at path and gives its size in bytes.
-type load func(ctx context.Context, d digest.Digest, a meta.Artifact, path string) (int64, error)
+// load puts the content of d's artifact at the item's path, or into its files,
+// and gives its size in bytes.
+type load func(ctx context.Context, d digest.Digest, a meta.Artifact, it *item) (int64, error)
 
 // acquire gives the item of a, loading it when nobody has yet. Several callers
 // share one load, which outlives the caller that started it.
@@ -147,7 +154,7 @@ func (r *reader) acquire(ctx context.Context, form string, a meta.Artifact, fn l
 		}
 		r.items[key] = it
 		go r.fill(context.WithoutCancel(ctx), key, it, func(ctx context.Context) (int64, error) {
-			return fn(ctx, d, a, it.path)
+			return fn(ctx, d, a, it)
 		})
 	}
 	it.refs++
@@ -190,7 +197,28 @@ func (r *reader) release(it *item) {
 	r.mu.Lock()
 	it.refs--
 	it.used = r.now()
+	if it.refs == 0 && it.files != nil && !r.sweeps {
+		r.sweeps = true
+		time.AfterFunc(memoryIdle+time.Second, r.sweep)
+	}
 	gone := r.evict()
+	r.mu.Unlock()
+	for _, path := range gone {
+		os.RemoveAll(path)
+	}
+}
+
+// sweep forgets what is idle in memory, and comes again while there is some.
+func (r *reader) sweep() {
+	r.mu.Lock()
+	gone := r.evict()
+	r.sweeps = false
+	for _, it := range r.items {
+		if it.refs == 0 && it.files != nil && !r.sweeps {
+			r.sweeps = true
+			time.AfterFunc(memoryIdle+time.Second, r.sweep)
+		}
+	}
 	r.mu.Unlock()
 	for _, path := range gone {
 		os.RemoveAll(path)
@@ -201,46 +229,66 @@ func (r *reader) release(it *item) {
 // longest unused until the rest fits. It returns the paths to remove.
 func (r *reader) evict() []string {
 	var gone []string
-	var idle int64
+	drop := func(key string) {
+		gone = append(gone, r.items[key].path)
+		delete(r.items, key)
+	}
+	var onDisk, inMemory int64
 	for key, it := range r.items {
 		if it.refs > 0 {
 			continue
 		}
-		if r.now().Sub(it.used) > idleTime {
-			gone = append(gone, it.path)
-			delete(r.items, key)
-			continue
+		patience := idleTime
+		if it.files != nil {
+			patience = memoryIdle
 		}
-		idle += it.bytes
+		switch {
+		case r.now().Sub(it.used) > patience:
+			drop(key)
+		case it.files != nil:
+			inMemory += it.bytes
+		default:
+			onDisk += it.bytes
+		}
 	}
-	for idle > idleBytes {
-		oldest := ""
-		for key, it := range r.items {
-			if it.refs == 0 && (oldest == "" || it.used.Before(r.items[oldest].used)) {
-				oldest = key
-			}
-		}
-		idle -= r.items[oldest].bytes
-		gone = append(gone, r.items[oldest].path)
-		delete(r.items, oldest)
+	for onDisk > idleBytes {
+		key := r.oldest(func(it *item) bool { return it.files == nil })
+		onDisk -= r.items[key].bytes
+		drop(key)
+	}
+	for inMemory > memoryIdleBytes {
+		key := r.oldest(func(it *item) bool { return it.files != nil })
+		inMemory -= r.items[key].bytes
+		drop(key)
 	}
 	return gone
 }
 
+// oldest is the key of what nobody holds and was not used for longest.
+func (r *reader) oldest(of func(*item) bool) string {
+	oldest := ""
+	for key, it := range r.items {
+		if it.refs == 0 && of(it) && (oldest == "" || it.used.Before(r.items[oldest].used)) {
+			oldest = key
+		}
+	}
+	return oldest
+}
+
 // extract unpacks the artifact into the directory path. The bytes that are
 // unpacked are the bytes that are hashed.
-func (r *reader) extract(ctx context.Context, d digest.Digest, a meta.Artifact, path string) (int64, error) {
+func (r *reader) extract(ctx context.Context, d digest.Digest, a meta.Artifact, it *item) (int64, error) {
 	src, err := r.open(ctx, d, a)
 	if err != nil {
 		return 0, err
 	}
 	defer src.Close()
-	if err := os.Mkdir(path, 0o700); err != nil {
+	if err := os.Mkdir(it.path, 0o700); err != nil {
 		return 0, err
 	}
 	v := d.Verifier()
 	in := &counter{r: io.TeeReader(src, v)}
-	err = Extract(ctx, in, path, r.limits)
+	err = Extract(ctx, in, it.path, r.limits)
 	if err == nil {
 		_, err = io.Copy(io.Discard, in)
 	}

@@ -36,17 +36,29 @@ func DefaultLimits() Limits {
 // leaves dir, is a hard link or a device, or appears twice is ErrUnsafe; more
 // than l is ErrTooLarge. On error, dir holds a part and should be removed.
 func Extract(ctx context.Context, r io.Reader, dir string, l Limits) error {
-	gz, err := gzip.NewReader(contextReader{ctx, r})
-	if err != nil {
-		return fmt.Errorf("extract archive: %w", err)
-	}
-	defer gz.Close()
 	root, err := os.OpenRoot(dir)
 	if err != nil {
 		return fmt.Errorf("extract archive: %w", err)
 	}
 	defer root.Close()
-	x := extractor{root: root, left: l, made: map[string]bool{".": true}, buf: make([]byte, 64<<10)}
+	return unpack(ctx, r, &disk{root: root, buf: make([]byte, 64<<10)}, l)
+}
+
+// place is where an archive is unpacked to.
+type place interface {
+	// mkdir makes a directory in one that exists, or fails with fs.ErrExist.
+	mkdir(name string) error
+	// file makes a file in a directory that exists, or fails with fs.ErrExist.
+	file(name string, mode fs.FileMode, size int64, r io.Reader) error
+}
+
+func unpack(ctx context.Context, r io.Reader, to place, l Limits) error {
+	gz, err := gzip.NewReader(contextReader{ctx, r})
+	if err != nil {
+		return fmt.Errorf("extract archive: %w", err)
+	}
+	defer gz.Close()
+	x := extractor{to: to, left: l, made: map[string]bool{".": true}}
 	tr := tar.NewReader(gz)
 	for {
 		h, err := tr.Next()
@@ -68,10 +80,9 @@ func Extract(ctx context.Context, r io.Reader, dir string, l Limits) error {
 }
 
 type extractor struct {
-	root *os.Root
+	to   place
 	left Limits
 	made map[string]bool
-	buf  []byte
 }
 
 func (x *extractor) entry(h *tar.Header, r io.Reader) error {
@@ -85,7 +96,7 @@ func (x *extractor) entry(h *tar.Header, r io.Reader) error {
 	default:
 		return fmt.Errorf("%w: type %q is not a file or directory", ErrUnsafe, h.Typeflag)
 	}
-	name, err := place(h.Name, x.left.Depth)
+	name, err := inside(h.Name, x.left.Depth)
 	if err != nil || name == "." {
 		return err
 	}
@@ -98,8 +109,8 @@ func (x *extractor) entry(h *tar.Header, r io.Reader) error {
 	return x.file(name, h, r)
 }
 
-// place checks a name from outside and gives it in its clean form.
-func place(name string, depth int) (string, error) {
+// inside checks a name from outside and gives it in its clean form.
+func inside(name string, depth int) (string, error) {
 	if strings.HasPrefix(name, "/") || strings.ContainsAny(name, "\x00\\") || len(name) > 4096 {
 		return "", fmt.Errorf("%w: name is not a plain relative path", ErrUnsafe)
 	}
@@ -123,7 +134,7 @@ func (x *extractor) mkdir(name string) error {
 	if err := x.mkdir(path.Dir(name)); err != nil {
 		return err
 	}
-	if err := x.root.Mkdir(name, 0o755); err != nil {
+	if err := x.to.mkdir(name); err != nil {
 		if errors.Is(err, fs.ErrExist) {
 			return fmt.Errorf("%w: it is a file already", ErrUnsafe)
 		}
@@ -145,14 +156,27 @@ func (x *extractor) file(name string, h *tar.Header, r io.Reader) error {
 	if h.Mode&0o100 != 0 {
 		mode = 0o555
 	}
-	f, err := x.root.OpenFile(name, os.O_CREATE|os.O_EXCL|os.O_WRONLY, mode)
+	err := x.to.file(name, mode, h.Size, r)
+	if errors.Is(err, fs.ErrExist) {
+		return fmt.Errorf("%w: it appears twice", ErrUnsafe)
+	}
+	return err
+}
+
+// disk unpacks below a directory.
+type disk struct {
+	root *os.Root
+	buf  []byte
+}
+
+func (d *disk) mkdir(name string) error { return d.root.Mkdir(name, 0o755) }
+
+func (d *disk) file(name string, mode fs.FileMode, _ int64, r io.Reader) error {
+	f, err := d.root.OpenFile(name, os.O_CREATE|os.O_EXCL|os.O_WRONLY, mode)
 	if err != nil {
-		if errors.Is(err, fs.ErrExist) {
-			return fmt.Errorf("%w: it appears twice", ErrUnsafe)
-		}
 		return err
 	}
-	_, err = io.CopyBuffer(struct{ io.Writer }{f}, struct{ io.Reader }{r}, x.buf)
+	_, err = io.CopyBuffer(struct{ io.Writer }{f}, struct{ io.Reader }{r}, d.buf)
 	if closeErr := f.Close(); err == nil {
 		err = closeErr
 	}

@@ -104,7 +104,7 @@ func TestRemoteBases(t *testing.T) {
 	if err != nil || len(r.Objects) != 1 || r.Objects[0].GetName() != "fetched" {
 		t.Fatalf("%v, %v", r, err)
 	}
-	if r.Read.Same(root) || r.Read.Inputs != "" {
+	if r.Read.Same(root, nil) || r.Read.Inputs != "" {
 		t.Error("what was fetched is taken as unchanged for ever")
 	}
 	for _, base := range []string{"https://github.com/org/repo//x?ref=v1", "https://example.invalid/org/repo.git", "git@example.invalid:org/repo.git", "ssh://git@example.invalid/r", "github.com/org/repo", "https://example.invalid/org/repo"} {

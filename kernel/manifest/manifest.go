@@ -15,6 +15,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io/fs"
 	"strings"
 
 	kustomizev1 "github.com/fluxcd/kustomize-controller/api/v1"
@@ -28,6 +29,9 @@ import (
 type Request struct {
 	// Root is the directory of the artifact; nothing outside it is read.
 	Root string
+	// Files are those of the artifact when they are in no directory; they hold no
+	// links. Root counts when they are nil.
+	Files fs.FS
 	// Spec is the Kustomization's: its path, targetNamespace, name prefix and
 	// suffix, patches, images, components, build metadata and common metadata
 	// are used. Its postBuild is not: see Variables.
@@ -81,7 +85,7 @@ func Build(ctx context.Context, r Request) (*Result, error) {
 	if r.Limits == (Limits{}) {
 		r.Limits = DefaultLimits()
 	}
-	rendered, fs, err := render(ctx, r)
+	rendered, box, err := render(ctx, r)
 	if err != nil {
 		return nil, err
 	}
@@ -93,10 +97,10 @@ func Build(ctx context.Context, r Request) (*Result, error) {
 	if err != nil {
 		return nil, err
 	}
-	if !fs.seen.volatile {
-		fs.seen.Inputs = r.Inputs()
+	if !box.seen.volatile {
+		box.seen.Inputs = r.Inputs()
 	}
-	return &Result{Objects: objects, Digest: digest, Read: fs.seen}, nil
+	return &Result{Objects: objects, Digest: digest, Read: box.seen}, nil
 }
 
 // render runs kustomize, or what is the same where that is known: beside others

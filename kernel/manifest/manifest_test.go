@@ -214,7 +214,7 @@ func BenchmarkSame(b *testing.B) {
 		b.Fatal(err)
 	}
 	for b.Loop() {
-		if !r.Read.Same(root) {
+		if !r.Read.Same(root, nil) {
 			b.Fatal("not the same")
 		}
 	}

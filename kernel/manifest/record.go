@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"io/fs"
 	"maps"
-	"os"
 	"path/filepath"
 	"slices"
 )
@@ -77,39 +76,39 @@ func (r Record) Len() int { return len(r.found) }
 // gave. It reads only the files of the record, never builds, and says false
 // when in doubt.
 func (r Record) Fits(req Request) bool {
-	return r.Inputs != "" && r.Inputs == req.Inputs() && r.Same(req.Root)
+	return r.Inputs != "" && r.Inputs == req.Inputs() && r.Same(req.Root, req.Files)
 }
 
-// Same reports whether the artifact in dir agrees with the record. It does not
-// compare the inputs.
-func (r Record) Same(dir string) bool {
+// Same reports whether the artifact in dir, or that files holds when they are
+// not nil, agrees with the record. It does not compare the inputs.
+func (r Record) Same(dir string, files fs.FS) bool {
 	if len(r.found) == 0 || r.volatile {
 		return false
 	}
-	root, err := os.OpenRoot(dir)
+	t, err := openTree(dir, files)
 	if err != nil {
 		return false
 	}
-	defer func() { _ = root.Close() }()
+	defer t.Close()
 	for key, want := range r.found {
-		if !agrees(root, key, want) {
+		if !agrees(t, key, want) {
 			return false
 		}
 	}
 	return true
 }
 
-func agrees(root *os.Root, key string, want finding) bool {
+func agrees(t *tree, key string, want finding) bool {
 	if want.kind == nameList {
-		entries, err := list(root, key[:len(key)-len(listing)])
+		entries, err := t.list(key[:len(key)-len(listing)])
 		return err == nil && sumOfNames(entries) == want.sum
 	}
-	info, err := root.Stat(key)
+	info, err := t.Stat(key)
 	kind := kindOf(info, err)
 	if want.kind != content || kind != present {
 		return kind == want.kind
 	}
-	data, err := root.ReadFile(key)
+	data, err := t.ReadFile(key)
 	return err == nil && sha256.Sum256(data) == want.sum
 }
 

@@ -40,12 +40,12 @@ func TestRecord(t *testing.T) {
 			if c.name != "" {
 				write(t, next, c.name, c.body)
 			}
-			if got := r.Read.Same(next); got != c.want {
+			if got := r.Read.Same(next, nil); got != c.want {
 				t.Errorf("%s: same = %v, want %v; record %v", c.why, got, c.want, r.Read)
 			}
 		})
 	}
-	if (Record{}).Same(t.TempDir()) {
+	if (Record{}).Same(t.TempDir(), nil) {
 		t.Error("no record is the same as nothing")
 	}
 }
@@ -147,7 +147,7 @@ func TestRecordOfNoUse(t *testing.T) {
 	}
 	volatile := r.Read
 	volatile.volatile = true
-	if _, err := volatile.Marshal(); !errors.Is(err, ErrRecord) || volatile.Same(t.TempDir()) {
+	if _, err := volatile.Marshal(); !errors.Is(err, ErrRecord) || volatile.Same(t.TempDir(), nil) {
 		t.Errorf("a build from the network was recorded: %v", err)
 	}
 }

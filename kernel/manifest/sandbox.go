@@ -5,10 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"os"
 	"path"
 	"path/filepath"
-	"sort"
 	"strings"
 
 	"sigs.k8s.io/kustomize/api/resource"
@@ -29,12 +27,11 @@ var (
 // records what is read. A refusal is final, because kustomize takes most
 // errors for "is probably a directory" and goes on.
 type sandbox struct {
-	ctx      context.Context
-	root     *os.Root
-	realRoot string
-	limits   Limits
-	remote   bool
-	alone    bool
+	ctx    context.Context
+	tree   *tree
+	limits Limits
+	remote bool
+	alone  bool
 
 	generated map[string][]byte // by path
 	envs      map[string]bool   // paths of env files, as written in kustomizations
@@ -58,23 +55,19 @@ type sandbox struct {
 }
 
 func openSandbox(ctx context.Context, r Request) (*sandbox, error) {
-	real, err := filepath.EvalSymlinks(r.Root)
+	tree, err := openTree(r.Root, r.Files)
 	if err != nil {
-		return nil, fmt.Errorf("open artifact: %w", err)
-	}
-	root, err := os.OpenRoot(real)
-	if err != nil {
-		return nil, fmt.Errorf("open artifact: %w", err)
+		return nil, err
 	}
 	return &sandbox{
-		ctx: ctx, root: root, realRoot: real, limits: r.Limits, remote: r.RemoteBases,
+		ctx: ctx, tree: tree, limits: r.Limits, remote: r.RemoteBases,
 		keys:      r.Decrypt,
 		generated: map[string][]byte{}, envs: map[string]bool{}, encrypted: map[string]string{},
 		plugins: map[string]bool{}, pluginDirs: map[string]bool{}, patchFiles: map[string]bool{}, parsed: map[string][]*resource.Resource{}, seen: newRecord(),
 	}, nil
 }
 
-func (s *sandbox) Close() { _ = s.root.Close() }
+func (s *sandbox) Close() { s.tree.Close() }
 
 // tidy gives the error that ended the build: the first refusal if there was
 // one, and never a path of this machine.
@@ -83,7 +76,9 @@ func (s *sandbox) tidy(err error) error {
 		return s.refused
 	}
 	msg := strings.ReplaceAll(err.Error(), mount+"/", "")
-	msg = strings.ReplaceAll(msg, s.realRoot, "")
+	if s.tree.real != "" {
+		msg = strings.ReplaceAll(msg, s.tree.real, "")
+	}
 	return errors.New(strings.TrimSpace(strings.ReplaceAll(msg, mount, ".")))
 }
 
@@ -114,7 +109,7 @@ func (s *sandbox) rel(p string) (string, error) {
 
 // stat follows links within the artifact and records what it found.
 func (s *sandbox) stat(rel string) (fs.FileInfo, error) {
-	info, err := s.root.Stat(rel)
+	info, err := s.tree.Stat(rel)
 	s.seen.kind(rel, info, err)
 	if err != nil && isEscape(err) {
 		return nil, s.refuse(fmt.Errorf("%s links %w", rel, errOutside))
@@ -160,14 +155,14 @@ func (s *sandbox) CleanedAbs(p string) (filesys.ConfirmedDir, string, error) {
 	if err != nil {
 		return "", "", fmt.Errorf("%s: %w", rel, fs.ErrNotExist)
 	}
-	real, err := filepath.EvalSymlinks(filepath.Join(s.realRoot, rel))
-	if err != nil {
+	real, err := s.tree.resolve(rel)
+	switch {
+	case errors.Is(err, errOutside):
+		return "", "", s.refuse(fmt.Errorf("%s links %w", rel, errOutside))
+	case err != nil:
 		return "", "", fmt.Errorf("%s: %w", rel, fs.ErrNotExist)
 	}
-	if real != s.realRoot && !strings.HasPrefix(real, s.realRoot+string(filepath.Separator)) {
-		return "", "", s.refuse(fmt.Errorf("%s links %w", rel, errOutside))
-	}
-	clean := path.Join(mount, filepath.ToSlash(strings.TrimPrefix(real, s.realRoot)))
+	clean := path.Join(mount, real)
 	if info.IsDir() {
 		return filesys.ConfirmedDir(clean), "", nil
 	}
@@ -215,7 +210,7 @@ func (s *sandbox) read(rel string) ([]byte, error) {
 	if s.bytes > s.limits.Bytes {
 		return nil, s.refuse(fmt.Errorf("the build reads more than %d bytes", s.limits.Bytes))
 	}
-	data, err := s.root.ReadFile(rel)
+	data, err := s.tree.ReadFile(rel)
 	if err != nil {
 		return nil, fmt.Errorf("%s: cannot be read", rel)
 	}
@@ -229,7 +224,7 @@ func (s *sandbox) ReadDir(p string) ([]string, error) {
 	if err != nil {
 		return nil, err
 	}
-	entries, err := list(s.root, rel)
+	entries, err := s.tree.list(rel)
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", rel, fs.ErrNotExist)
 	}
@@ -241,24 +236,18 @@ func (s *sandbox) ReadDir(p string) ([]string, error) {
 	return names, nil
 }
 
-func list(root *os.Root, rel string) ([]fs.DirEntry, error) {
-	entries, err := fs.ReadDir(root.FS(), filepath.ToSlash(rel))
-	sort.Slice(entries, func(i, j int) bool { return entries[i].Name() < entries[j].Name() })
-	return entries, err
-}
-
 // Walk implements filesys.FileSystem; it does not follow links.
 func (s *sandbox) Walk(p string, walk filepath.WalkFunc) error {
 	rel, err := s.rel(p)
 	if err != nil {
 		return err
 	}
-	return fs.WalkDir(s.root.FS(), filepath.ToSlash(rel), func(at string, d fs.DirEntry, err error) error {
+	return fs.WalkDir(s.tree.files, filepath.ToSlash(rel), func(at string, d fs.DirEntry, err error) error {
 		if err != nil {
 			return err
 		}
 		if d.IsDir() {
-			entries, err := list(s.root, at)
+			entries, err := s.tree.list(at)
 			if err != nil {
 				return err
 			}
