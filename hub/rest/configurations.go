@@ -26,7 +26,7 @@ func (s *Server) configurations() child[fluxProperties] {
 			}
 		},
 		progress: fluxProgress, reconciled: reconciled, render: renderConfiguration,
-		admit:   s.installFlux,
+		admit:   s.installFlux, still: s.carried,
 		release: func(*call, clusterEntry, string) error { return nil },
 	}
 }
@@ -144,6 +144,15 @@ func compliance(e entry[fluxProperties], o resource.FluxConfigurationObserved, c
 func silent(cluster resource.ClusterObserved, now time.Time) bool {
 	state := resource.Connectivity(cluster, now)
 	return state == resource.Offline || state == resource.Expired
+}
+
+// carried refuses a configuration whose extension was deleted at the same moment.
+func (s *Server) carried(c *call, cluster clusterEntry, _ string) error {
+	name, err := s.fluxOf(c, cluster)
+	if err == nil && name == "" {
+		err = arm.Errorf(arm.CodeConflict, "The extension that carries configurations of the cluster was deleted at this moment: try again.")
+	}
+	return err
 }
 
 // installFlux makes the microsoft.flux extension for the first configuration of

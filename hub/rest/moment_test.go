@@ -68,6 +68,59 @@ func TestOneExtensionOfManyAtOnce(t *testing.T) {
 	}
 }
 
+// before does something, once, before a record is written.
+type before struct {
+	store.Store
+	key string
+	do  atomic.Pointer[func()]
+}
+
+func (s *before) Put(ctx context.Context, put store.Put) (store.Record, error) {
+	if put.Key == s.key && put.Part == store.Desired {
+		if do := s.do.Swap(nil); do != nil {
+			(*do)()
+		}
+	}
+	return s.Store.Put(ctx, put)
+}
+
+// TestTheExtensionGoesWhileAConfigurationComes lets each of the two requests be
+// whole between the look and the write of the other: there is never a
+// configuration without an extension that carries it.
+func TestTheExtensionGoesWhileAConfigurationComes(t *testing.T) {
+	extension, configuration := inExtensions+"/flux", inConfigurations+"/apps"
+	for why, key := range map[string]string{"a configuration comes while the extension goes": extension, "the extension goes while a configuration comes": configuration} {
+		t.Run(why, func(t *testing.T) {
+			s := &before{key: strings.ToLower(key)}
+			h := start(t, func(c *Config) { s.Store, c.Store = c.Store, s })
+			h.furnish()
+			h.must(201, "PUT", path(extension, "2023-05-01"), `{"properties":{"extensionType":"microsoft.flux"}}`)
+			h.accept(extension)
+			come := func() answered { return h.send("PUT", path(configuration, "2023-05-01"), gitBody) }
+			leave := func() answered { return h.send("DELETE", path(extension, "2023-05-01"), "") }
+			first, second := come, leave
+			if key == extension {
+				first, second = leave, come
+			}
+			var inner answered
+			do := func() { inner = second() }
+			s.do.Store(&do)
+			outer := first()
+			if inner.status >= 300 || outer.status != 409 {
+				t.Errorf("the one in between: %d %s; the other: %d %s", inner.status, inner.body, outer.status, outer.body)
+			}
+			e := h.send("GET", path(extension, "2023-05-01"), "")
+			there := h.send("GET", path(configuration, "2023-05-01"), "").status == 200
+			if deleting := e.status != 200 || e.property(t, "properties.provisioningState") == resource.Deleting; there && deleting || !there && !deleting {
+				t.Errorf("the configuration is there: %v, and the extension is %s", there, e.body)
+			}
+			if running := h.must(200, "GET", path(strings.TrimSuffix(inConfigurations, "/fluxConfigurations")+"/operations", "2023-05-01"), ""); len(running.object(t)["value"].([]any)) > 2 {
+				t.Errorf("operations that nobody knows of: %s", running.body)
+			}
+		})
+	}
+}
+
 // TestSilenceIsNoCompliance looks at what an agent said last, hours and months
 // after.
 func TestSilenceIsNoCompliance(t *testing.T) {

@@ -63,11 +63,36 @@ func (h child[P]) startDelete(c *call, cluster clusterEntry, was entry[P]) error
 		return err
 	}
 	d.Deleting, d.UpdatedAt, d.CorrelationID, d.SystemData = true, c.now, c.correlation(), c.modified(d.SystemData)
-	if _, err := save(c.ctx(), h.server.store, was, d); err != nil {
+	marked, err := save(c.ctx(), h.server.store, was, d)
+	if err != nil {
 		return err
+	}
+	// Whoever made meanwhile what needs this looks for the mark after that: either
+	// he has found it, or this finds what he made.
+	if err := h.release(c, cluster, was.Name); err != nil {
+		return h.keep(c, marked, err)
 	}
 	c.poll(d.ID, d.OperationID)
 	return c.empty(http.StatusAccepted)
+}
+
+// keep takes the mark of a deletion back that cannot be, for a reason that was
+// found too late; its operation, which nobody was told of, goes.
+func (h child[P]) keep(c *call, marked entry[P], why error) error {
+	d := marked.Desired
+	var err error
+	if d.OperationID, err = c.begin(d.ID, resource.VerbUpdate, marked.record.Generation+1); err != nil {
+		return err
+	}
+	d.Deleting, d.UpdatedAt = false, c.now
+	if _, err := save(c.ctx(), h.server.store, marked, d); err != nil && !lost(err) {
+		return err
+	}
+	err = h.server.store.Delete(c.ctx(), arm.Fold(d.ID+"/operations/"+marked.OperationID), store.AnyRevision)
+	if err != nil && !errors.Is(err, store.ErrNotFound) {
+		return err
+	}
+	return why
 }
 
 // confirm looks, after a record was made in a cluster, whether the cluster is
