@@ -77,7 +77,8 @@ func (g *Gateway) report(w http.ResponseWriter, r *http.Request) error {
 	return g.seen(r.Context(), c, facts, false)
 }
 
-// readReport reads the body: one JSON document of known fields, not too large.
+// readReport reads the body: one JSON document, not too large. Fields that this hub
+// does not know are those of an agent that is newer, and are let go.
 func readReport(w http.ResponseWriter, r *http.Request) (link.Report, error) {
 	var report link.Report
 	if media, _, err := mime.ParseMediaType(r.Header.Get("Content-Type")); err != nil || media != "application/json" {
@@ -85,7 +86,6 @@ func readReport(w http.ResponseWriter, r *http.Request) (link.Report, error) {
 	}
 	_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(readPatience)) // else the server's own limit
 	decoder := json.NewDecoder(http.MaxBytesReader(w, r.Body, link.MaxReportBytes))
-	decoder.DisallowUnknownFields()
 	err := decoder.Decode(&report)
 	if err == nil {
 		if _, err = decoder.Token(); err == nil {

@@ -296,21 +296,19 @@ func TestMalformedReports(t *testing.T) {
 	a := h.edge()
 	before := h.snapshot()
 	for why, body := range map[string]string{
-		"empty":              "",
-		"not JSON":           "{",
-		"an array":           "[]",
-		"null":               "null",
-		"two documents":      `{"session":"s","sequence":1}{}`,
-		"unknown field":      `{"session":"s","sequence":1,"admin":true}`,
-		"unknown field deep": `{"session":"s","sequence":1,"items":[{"id":"x","generation":1,"desired":{}}]}`,
-		"wrong type":         `{"session":"s","sequence":"1"}`,
-		"no session":         `{"sequence":1}`,
-		"no sequence":        `{"session":"s"}`,
-		"negative sequence":  `{"session":"s","sequence":-1}`,
-		"long session":       `{"session":"` + strings.Repeat("s", 200) + `","sequence":1}`,
-		"negative nodes":     `{"session":"s","sequence":1,"heartbeat":{"totalNodeCount":-1}}`,
-		"long version":       `{"session":"s","sequence":1,"heartbeat":{"agentVersion":"` + strings.Repeat("s", 600) + `"}}`,
-		"deep":               strings.Repeat(`{"items":[`, 20000),
+		"empty":             "",
+		"not JSON":          "{",
+		"an array":          "[]",
+		"null":              "null",
+		"two documents":     `{"session":"s","sequence":1}{}`,
+		"wrong type":        `{"session":"s","sequence":"1"}`,
+		"no session":        `{"sequence":1}`,
+		"no sequence":       `{"session":"s"}`,
+		"negative sequence": `{"session":"s","sequence":-1}`,
+		"long session":      `{"session":"` + strings.Repeat("s", 200) + `","sequence":1}`,
+		"negative nodes":    `{"session":"s","sequence":1,"heartbeat":{"totalNodeCount":-1}}`,
+		"long version":      `{"session":"s","sequence":1,"heartbeat":{"agentVersion":"` + strings.Repeat("s", 600) + `"}}`,
+		"deep":              strings.Repeat(`{"items":[`, 20000),
 	} {
 		if status, code := a.post([]byte(body)); status != http.StatusBadRequest || code == "" {
 			t.Errorf("%s: %d %s", why, status, code)
@@ -322,5 +320,25 @@ func TestMalformedReports(t *testing.T) {
 	}
 	if d := cmp.Diff(before, h.snapshot()); d != "" {
 		t.Errorf("something was written (-before +after):\n%s", d)
+	}
+}
+
+// TestAgentsMayBeNewer reports with fields that this hub does not know: what it
+// does know counts, and nothing of the rest is kept.
+func TestAgentsMayBeNewer(t *testing.T) {
+	h := newHub(t, nil)
+	h.putConfig(edgeID, "apps", nil)
+	a := h.edge()
+	body := fmt.Sprintf(`{"session":"s","sequence":1,"mood":"good","heartbeat":{"agentVersion":"99.0.0","phaseOfMoon":1},"items":[{"id":%q,"generation":1,`+
+		`"novelty":{"deep":[1]},"configuration":{"acceptedGeneration":1,"statuses":[],"novelty":"kept?"}}]}`, configID(edgeID, "apps"))
+	if status, code := a.post([]byte(body)); status != http.StatusOK {
+		t.Fatalf("%d %s", status, code)
+	}
+	r, _ := h.get(configID(edgeID, "apps"))
+	if o := observedConfig(t, r); o.AcceptedGeneration != 1 || strings.Contains(string(r.Observed), "novelty") {
+		t.Errorf("observed: %s", r.Observed)
+	}
+	if c, _ := h.get(edgeID); !strings.Contains(string(c.Observed), "99.0.0") || strings.Contains(string(c.Observed), "phaseOfMoon") {
+		t.Errorf("the cluster: %s", c.Observed)
 	}
 }
