@@ -4,6 +4,7 @@ import (
 	"crypto/rand"
 	"crypto/x509"
 	"encoding/pem"
+	"fmt"
 	"io"
 	"math/big"
 	"net"
@@ -350,4 +351,43 @@ func TestNoStatusHoldsUpTheOthers(t *testing.T) {
 		_, b := h.accepted(idOf("b"))
 		return a && b
 	})
+}
+
+// TestAFleetDoesNotComeBackAtOneMoment looks at the pauses of a thousand agents
+// that lost their hub at the same moment, and of those that it sent away.
+func TestAFleetDoesNotComeBackAtOneMoment(t *testing.T) {
+	const agents = 1000
+	spread := func(why string, least, most time.Duration, pause func() time.Duration) {
+		t.Helper()
+		var tenths [10]int
+		for range agents {
+			d := pause()
+			if d < least || d > most {
+				t.Fatalf("%s: a pause of %s, want %s to %s", why, d, least, most)
+			}
+			tenths[min(int(10*(d-least)/(most-least+1)), 9)]++
+		}
+		for i, n := range tenths {
+			if n > agents/4 {
+				t.Errorf("%s: %d of %d agents come back in tenth %d", why, n, agents, i)
+			}
+		}
+	}
+	timing := defaultTiming()
+	for tries, most := range []time.Duration{timing.retry, 2 * timing.retry, 4 * timing.retry} {
+		spread(fmt.Sprint("try ", tries), most/2, most, func() time.Duration {
+			b := newBackoff(timing)
+			for range tries {
+				b.next()
+			}
+			return b.next()
+		})
+	}
+	late := newBackoff(timing)
+	for range 20 {
+		late.next()
+	}
+	spread("after long", timing.retryMax/2, timing.retryMax, late.next)
+	sent := &refusal{after: 10 * time.Second}
+	spread("sent away", sent.after, sent.after+retrySpread, func() time.Duration { return longer(time.Second, sent) })
 }
