@@ -297,6 +297,36 @@ func TestPruneGoesBackwards(t *testing.T) {
 	}
 }
 
+// TestTakeOverOfABusyObject: somebody else who writes the object in between is
+// no reason to fail.
+func TestTakeOverOfABusyObject(t *testing.T) {
+	b := newBed(t, all("configmaps"))
+	old := &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: "a", Namespace: b.ns}, Data: map[string]string{"left": "behind"}}
+	if err := b.admin.Create(t.Context(), old, client.FieldOwner("kubectl-client-side-apply")); err != nil {
+		t.Fatal(err)
+	}
+	looks := 0
+	b.e.Fault = func(point string) {
+		if point != "take over" {
+			return
+		}
+		if looks++; looks > 2 {
+			return
+		}
+		cm := b.live("a")
+		cm.Annotations = map[string]string{"busy": fmt.Sprint(looks)}
+		if err := b.admin.Update(t.Context(), cm, client.FieldOwner("controller")); err != nil {
+			t.Error(err)
+		}
+	}
+	if got := b.apply(b.cm("a", "1")); got["a"] != Configured || looks != 3 {
+		t.Errorf("%v after %d looks", got, looks)
+	}
+	if got := b.live("a"); len(got.Data) != 1 || got.Data["key"] != "1" || got.Annotations["busy"] != "2" {
+		t.Errorf("data %v, annotations %v", got.Data, got.Annotations)
+	}
+}
+
 // TestTakeOverFromServerSideKubectl: what kubectl applied on the server's side,
 // with force, goes too.
 func TestTakeOverFromServerSideKubectl(t *testing.T) {

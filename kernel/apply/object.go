@@ -240,29 +240,53 @@ func (e *Engine) takeOver(ctx context.Context, api dynamic.ResourceInterface, u,
 	if e.steers(u, keySSA, ssaMerge) || e.steers(got, keySSA, ssaMerge) {
 		return got, nil
 	}
-	managers := e.predecessors()
-	patches, err := ssa.PatchReplaceFieldsManagers(got, managers, e.Manager)
-	if err != nil {
-		return nil, fmt.Errorf("take over managed fields: %w", err)
-	}
-	patches = append(patches, ssa.PatchRemoveAnnotations(got, []string{"kubectl.kubernetes.io/last-applied-configuration"})...)
-	if len(patches) == 0 {
-		return got, nil
-	}
-	body, err := json.Marshal(append([]any{
-		map[string]string{"op": "test", "path": "/metadata/resourceVersion", "value": got.GetResourceVersion()},
-	}, toAny(patches)...))
-	if err != nil {
-		return nil, fmt.Errorf("take over managed fields: %w", err)
-	}
-	if _, err := api.Patch(ctx, u.GetName(), types.JSONPatchType, body, metav1.PatchOptions{FieldManager: e.Manager}); err != nil {
-		return nil, fmt.Errorf("take over managed fields: %w", err)
+	for look := 0; ; look++ {
+		body, err := e.takeOverPatch(got)
+		if err != nil {
+			return nil, fmt.Errorf("take over managed fields: %w", err)
+		}
+		if body == nil && look == 0 {
+			return got, nil
+		}
+		if body == nil {
+			break
+		}
+		e.fault("take over")
+		_, err = api.Patch(ctx, u.GetName(), types.JSONPatchType, body, metav1.PatchOptions{FieldManager: e.Manager})
+		if err == nil {
+			break
+		}
+		if look == takeOverLooks || !apierrors.IsInvalid(err) && !apierrors.IsConflict(err) { // that is how a test that fails is answered
+			return nil, fmt.Errorf("take over managed fields: %w", err)
+		}
+		if got, err = api.Get(ctx, u.GetName(), metav1.GetOptions{}); err != nil {
+			return nil, fmt.Errorf("take over managed fields: %w", err)
+		}
 	}
 	again, err := e.patch(ctx, api, u)
 	if err != nil {
 		return nil, fmt.Errorf("after taking over managed fields: %w", err)
 	}
 	return again, nil
+}
+
+// takeOverLooks is how often an object is looked at that somebody else writes at
+// the same time, such as the controller of its kind.
+const takeOverLooks = 5
+
+// takeOverPatch is nil when there is nothing to take over.
+func (e *Engine) takeOverPatch(got *unstructured.Unstructured) ([]byte, error) {
+	patches, err := ssa.PatchReplaceFieldsManagers(got, e.predecessors(), e.Manager)
+	if err != nil {
+		return nil, err
+	}
+	patches = append(patches, ssa.PatchRemoveAnnotations(got, []string{"kubectl.kubernetes.io/last-applied-configuration"})...)
+	if len(patches) == 0 {
+		return nil, nil
+	}
+	return json.Marshal(append([]any{
+		map[string]string{"op": "test", "path": "/metadata/resourceVersion", "value": got.GetResourceVersion()},
+	}, toAny(patches)...))
 }
 
 func toAny(patches []ssa.JSONPatch) []any {
