@@ -98,7 +98,9 @@ func verify(path string) error {
 }
 
 // Restore makes the directory of an embedded member from a snapshot. The directory
-// must not exist. Revisions go on far above those of the snapshot.
+// must not exist, and is there when it is whole: what is left of a try that was cut
+// off lies beside it, and goes with the next. Revisions go on far above those of the
+// snapshot.
 func Restore(path, dir string, log *slog.Logger) error {
 	if err := verify(path); err != nil {
 		return err
@@ -109,12 +111,19 @@ func Restore(path, dir string, log *slog.Logger) error {
 	if err := os.MkdirAll(filepath.Dir(dir), 0o700); err != nil {
 		return err
 	}
+	partial := dir + ".partial"
+	if err := os.RemoveAll(partial); err != nil {
+		return err
+	}
 	const peer = "http://localhost:2380" // as memberConfig says; nothing listens there
-	err := snapshot.NewV3(zapLogger(log)).Restore(snapshot.RestoreConfig{SnapshotPath: path, Name: memberName, OutputDataDir: dir,
+	err := snapshot.NewV3(zapLogger(log)).Restore(snapshot.RestoreConfig{SnapshotPath: path, Name: memberName, OutputDataDir: partial,
 		PeerURLs: []string{peer}, InitialCluster: memberName + "=" + peer, InitialClusterToken: "etcd-cluster",
 		RevisionBump: revisionBump, MarkCompacted: true})
+	if err == nil {
+		err = os.Rename(partial, dir)
+	}
 	if err != nil {
-		return errors.Join(fmt.Errorf("restore to %s: %w", dir, err), os.RemoveAll(dir))
+		return errors.Join(fmt.Errorf("restore to %s: %w", dir, err), os.RemoveAll(partial))
 	}
 	return nil
 }

@@ -7,7 +7,9 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"log/slog"
 	"os"
+	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
@@ -231,5 +233,42 @@ func TestOpenRefuses(t *testing.T) {
 			s.Close()
 			t.Errorf("%s: opened", why)
 		}
+	}
+}
+
+// TestARestoreThatWasCutOff leaves what a killed restore leaves, and restores: a
+// directory that is not whole must never be taken for a storage.
+func TestARestoreThatWasCutOff(t *testing.T) {
+	dir := t.TempDir()
+	s := open(t, etcd.Config{Dir: filepath.Join(dir, "first")})
+	if _, err := s.Put(t.Context(), store.Put{Key: "/a", Value: json.RawMessage(`1`)}); err != nil {
+		t.Fatal(err)
+	}
+	backup := filepath.Join(dir, "backup")
+	f, err := os.Create(backup)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(s.Snapshot(t.Context(), f), f.Close(), s.Close()); err != nil {
+		t.Fatal(err)
+	}
+	place := filepath.Join(dir, "second")
+	rest := filepath.Join(place+".partial", "member", "snap")
+	if err := os.MkdirAll(rest, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(rest, "db"), []byte("half"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := etcd.Restore(backup, place, slog.New(slog.DiscardHandler)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Stat(place + ".partial"); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("what the first try left is still there: %v", err)
+	}
+	again := open(t, etcd.Config{Dir: place})
+	defer again.Close()
+	if r, err := again.Get(t.Context(), "/a"); err != nil || string(r.Desired) != "1" {
+		t.Errorf("after the restore: %+v %v", r, err)
 	}
 }
