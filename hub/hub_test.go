@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/http/httptrace"
 	"os"
 	"path/filepath"
 	"strings"
@@ -214,5 +215,58 @@ func TestDrain(t *testing.T) {
 	}
 	if _, err := net.DialTimeout("tcp", strings.TrimPrefix(r.URL(), "https://"), time.Second); err == nil {
 		t.Error("the door is still open")
+	}
+}
+
+// TestDrainLetsRequestsFinish stops a hub while a request is under way: no new one
+// is let in, and the one that was is answered.
+func TestDrainLetsRequestsFinish(t *testing.T) {
+	r := run(t, Config{})
+	token := r.bearer(t)
+	body, rest := io.Pipe()
+	reading := make(chan struct{})
+	ctx := httptrace.WithClientTrace(t.Context(), &httptrace.ClientTrace{Got100Continue: func() { close(reading) }})
+	req, err := http.NewRequestWithContext(ctx, http.MethodPut, r.URL()+"/subscriptions/"+r.admin.SubscriptionID+"/resourceGroups/g?api-version=2022-09-01", body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, value := range map[string]string{"Authorization": "Bearer " + token, "Content-Type": "application/json", "Expect": "100-continue"} {
+		req.Header.Set(name, value)
+	}
+	r.http.Transport.(*http.Transport).ExpectContinueTimeout = time.Minute
+	answered := make(chan error, 1)
+	go func() {
+		res, err := r.http.Do(req)
+		if err == nil {
+			res.Body.Close()
+			if res.StatusCode != http.StatusCreated {
+				err = errors.New(res.Status)
+			}
+		}
+		answered <- err
+	}()
+	select {
+	case <-reading:
+	case err := <-answered:
+		t.Fatalf("answered before it was asked: %v", err)
+	}
+	stopped := make(chan error, 1)
+	go func() { stopped <- r.stop() }()
+	await(t, "the end of new connections", func() bool {
+		c, err := net.DialTimeout("tcp", strings.TrimPrefix(r.URL(), "https://"), time.Second)
+		if err == nil {
+			c.Close()
+		}
+		return err != nil
+	})
+	if _, err := io.WriteString(rest, `{"location":"local"}`); err != nil {
+		t.Fatal(err)
+	}
+	rest.Close()
+	if err := <-answered; err != nil {
+		t.Errorf("the request under way: %v", err)
+	}
+	if err := <-stopped; err != nil {
+		t.Errorf("the hub ended with %v", err)
 	}
 }
