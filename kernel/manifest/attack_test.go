@@ -3,6 +3,7 @@ package manifest
 import (
 	"context"
 	"fmt"
+	"io/fs"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -11,6 +12,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/fstest"
 	"time"
 
 	kustomizev1 "github.com/fluxcd/kustomize-controller/api/v1"
@@ -38,21 +40,39 @@ func refuse(t *testing.T, attacks map[string]attack) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			start := time.Now()
-			_, err = Build(context.Background(), Request{Root: root, Spec: &c.spec, Limits: limits, Variables: vars})
-			if err == nil || !strings.Contains(err.Error(), c.want) {
-				t.Fatalf("error = %.300v, want %q", err, c.want)
-			}
-			if took := time.Since(start); took > 20*time.Second {
-				t.Errorf("took %v", took)
-			}
-			for _, secret := range []string{root, mount, "hunter22"} {
-				if strings.Contains(err.Error(), secret) {
-					t.Errorf("error shows %q: %.300v", secret, err)
+			for _, in := range []Request{{Root: root}, {Files: inMemory(c.files)}} {
+				if in.Root == "" && in.Files == nil {
+					continue // links are for a disk
+				}
+				in.Spec, in.Limits, in.Variables = &c.spec, limits, vars
+				start := time.Now()
+				_, err = Build(context.Background(), in)
+				if err == nil || !strings.Contains(err.Error(), c.want) {
+					t.Fatalf("error = %.300v, want %q", err, c.want)
+				}
+				if took := time.Since(start); took > 20*time.Second {
+					t.Errorf("took %v", took)
+				}
+				for _, secret := range []string{root, mount, "hunter22"} {
+					if strings.Contains(err.Error(), secret) {
+						t.Errorf("error shows %q: %.300v", secret, err)
+					}
 				}
 			}
 		})
 	}
+}
+
+// inMemory is an artifact in no directory; nil for one with links.
+func inMemory(content map[string]string) fs.FS {
+	out := fstest.MapFS{}
+	for name, body := range content {
+		if strings.HasPrefix(body, "-> ") {
+			return nil
+		}
+		out[name] = &fstest.MapFile{Data: []byte(body), Mode: 0o644}
+	}
+	return out
 }
 
 func TestA01RemoteBases(t *testing.T) {
