@@ -84,7 +84,7 @@ func run(ctx context.Context, o options) error {
 	if err != nil {
 		return err
 	}
-	process.TrimAfterStart(ctx, logger)
+	process.KeepSmall(ctx, logger)
 	log.Info("running", "hub", c.Hub, "cluster", c.Cluster, "version", c.Version)
 	return a.Run(ctx)
 }

@@ -58,7 +58,7 @@ func run(ctx context.Context, o host.Options, enable []string) error {
 	if err := Setup(ctx, h, enable); err != nil {
 		return err
 	}
-	process.TrimAfterStart(ctx, log)
+	process.KeepSmall(ctx, log)
 	log.Info("running", "loops", enable, "version", process.Version())
 	return h.Run(ctx)
 }

@@ -19,7 +19,7 @@ const perRemote = 8
 
 // workers is how many reconciles of a kind run at a time. Most of them wait for
 // remotes; it takes workers/perRemote remotes that hang at once to use them up.
-const workers = 256
+const workers = 128
 
 // gate stands before a reconciler and lets only a few requests through for each
 // remote. The others are parked without a worker and come back in turn: one of

@@ -7,21 +7,70 @@ import (
 	"time"
 )
 
-// startup is how long a program is given to come up before what only that
-// needed is given back.
-const startup = 15 * time.Second
+const (
+	// startup is how long a program is given to come up before what only that
+	// needed is given back.
+	startup = 15 * time.Second
+	// lookEvery is how often the program's own pages are counted after that,
+	// busyEvery while they grow, and programBytes how many of them stay.
+	lookEvery    = 250 * time.Millisecond
+	busyEvery    = 100 * time.Millisecond
+	programBytes = 20 << 20
+)
 
-// TrimAfterStart gives the memory back that only starting needed, once, some
-// seconds later: garbage, and the pages of code and tables that libraries'
-// initialisers touched. It returns at once and does nothing when ctx ends
-// before. A program that links the clients of every cloud touches some sixty
-// MiB of them when it starts, and then none of them in most clusters.
-func TrimAfterStart(ctx context.Context, log *slog.Logger) {
-	timer := time.AfterFunc(startup, func() {
-		debug.FreeOSMemory()
-		if err := dropProgramPages(); err != nil {
-			log.Debug("could not give back the pages of start", "error", err.Error())
+// KeepSmall gives memory back that is not needed any more, until ctx ends. Some
+// seconds after the start that is garbage, and the pages of code and tables that
+// libraries' initialisers touched. A program that links the clients of every
+// cloud touches some sixty MiB of them when it starts, and then none of them in
+// most clusters.
+//
+// Later it is the program's pages again whenever more than a bound of them are
+// mapped: the kernel maps sixteen where one is needed, and never takes one back
+// from a machine that has room. What is in use returns within microseconds from
+// the page cache. The heap gets a soft limit a little above its need, as long as
+// GOMEMLIMIT gives none. It returns at once, and does nothing when ctx ends
+// before.
+func KeepSmall(ctx context.Context, log *slog.Logger) {
+	go func() {
+		if !sleep(ctx, startup) {
+			return
 		}
-	})
-	context.AfterFunc(ctx, func() { timer.Stop() })
+		debug.FreeOSMemory()
+		var p pace
+		for limit := int64(0); ; limit = programBytes {
+			p.adjust()
+			grew, err := trim(limit)
+			if err != nil {
+				log.Debug("could not give back pages of the program", "error", err.Error())
+				return
+			}
+			wait := lookEvery
+			if grew {
+				wait = busyEvery
+			}
+			if !sleep(ctx, wait) {
+				return
+			}
+		}
+	}()
+}
+
+// trim takes the program's pages out of the process when there are more bytes
+// of them than limit, and reports whether there were.
+func trim(limit int64) (bool, error) {
+	bytes, err := mappedBytes()
+	if err != nil || bytes <= limit {
+		return false, err
+	}
+	return true, dropProgramPages()
+}
+
+// sleep reports whether ctx goes on after the time.
+func sleep(ctx context.Context, d time.Duration) bool {
+	select {
+	case <-ctx.Done():
+		return false
+	case <-time.After(d):
+		return true
+	}
 }

@@ -34,6 +34,20 @@ func dropProgramPages() error {
 	return nil
 }
 
+// mappedBytes is how many bytes of files are mapped into this process and in
+// memory.
+func mappedBytes() (int64, error) {
+	data, err := os.ReadFile("/proc/self/statm")
+	if err != nil {
+		return 0, fmt.Errorf("read the process's memory: %w", err)
+	}
+	var size, resident, shared int64
+	if _, err := fmt.Sscan(string(data), &size, &resident, &shared); err != nil {
+		return 0, fmt.Errorf("read the process's memory: %w", err)
+	}
+	return shared * int64(os.Getpagesize()), nil
+}
+
 // readOnlyMapping reads a line of /proc/self/maps and says whether it is a
 // mapping of file that cannot hold anything but the file's bytes: private and
 // not writable.

@@ -44,6 +44,23 @@ func TestDropProgramPages(t *testing.T) {
 	}
 }
 
+// Pages of the program go when there are more than the limit, and only then.
+func TestTrim(t *testing.T) {
+	before, err := mappedBytes()
+	if err != nil || before <= 0 {
+		t.Fatalf("%d bytes of files are mapped, %v", before, err)
+	}
+	if grew, err := trim(1 << 40); grew || err != nil {
+		t.Errorf("below the limit: %v, %v", grew, err)
+	}
+	if grew, err := trim(0); !grew || err != nil {
+		t.Errorf("above the limit: %v, %v", grew, err)
+	}
+	if after, err := mappedBytes(); err != nil || after >= before {
+		t.Errorf("%d bytes before, %d after, %v", before, after, err)
+	}
+}
+
 // resident is how many KiB of files this process has mapped in.
 func resident(t *testing.T) int {
 	t.Helper()
