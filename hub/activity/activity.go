@@ -13,7 +13,9 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
 	"math"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -266,15 +268,28 @@ func (l *Log) Run(ctx context.Context) error {
 	}
 }
 
-// Prune removes the entries that are older than the retention and those above
-// the largest number, and answers how many. Replicas may do so at once.
+// Prune removes the entries that are older than the retention and, when there are
+// more than the largest number, the oldest of those who wrote the most. It answers
+// how many. Replicas may do so at once.
 func (l *Log) Prune(ctx context.Context) (int, error) {
 	oldest := prefix + inverse(l.clock().Add(-l.retention))
-	seen, removed := 0, 0
+	wrote := map[string]int{}
 	_, err := store.Each(ctx, l.store, prefix, func(r store.Record) error {
-		seen++
-		if seen <= l.max && r.Key < oldest {
-			return nil
+		if r.Key < oldest {
+			wrote[writer(r)]++
+		}
+		return nil
+	})
+	if err != nil {
+		return 0, err
+	}
+	most, kept, removed := share(wrote, l.max), map[string]int{}, 0
+	_, err = store.Each(ctx, l.store, prefix, func(r store.Record) error {
+		if r.Key < oldest {
+			who := writer(r)
+			if kept[who]++; kept[who] <= most {
+				return nil
+			}
 		}
 		err := l.store.Delete(ctx, r.Key, store.AnyRevision)
 		if errors.Is(err, store.ErrNotFound) {
@@ -284,4 +299,27 @@ func (l *Log) Prune(ctx context.Context) (int, error) {
 		return err
 	})
 	return removed, err
+}
+
+// writer is whose deed an entry tells; nobody's when it cannot be read.
+func writer(r store.Record) string {
+	var e struct {
+		Who string `json:"callerObjectId"`
+	}
+	_ = json.Unmarshal(r.Desired, &e) // a damaged entry counts among those of nobody
+	return e.Who
+}
+
+// share is how many entries each may keep so that together they are at most limit:
+// who has fewer leaves the rest to the others. It is at least one.
+func share(wrote map[string]int, limit int) int {
+	counts := slices.Sorted(maps.Values(wrote))
+	for i, n := range counts {
+		each := limit / (len(counts) - i)
+		if n > each {
+			return max(each, 1)
+		}
+		limit -= n
+	}
+	return math.MaxInt
 }

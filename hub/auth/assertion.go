@@ -2,15 +2,21 @@ package auth
 
 import (
 	"context"
+	"crypto/sha256"
 	"crypto/x509"
+	"encoding/hex"
+	"encoding/json"
 	"errors"
+	"fmt"
 	"net/http"
 	"net/url"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/go-jose/go-jose/v4"
 	"github.com/go-jose/go-jose/v4/jwt"
+	"golang.org/x/time/rate"
 
 	"headwater.dev/hub/store"
 )
@@ -18,8 +24,30 @@ import (
 const (
 	// assertionType is the only kind of client assertion.
 	assertionType = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"
-	// assertionLife is the longest life that an assertion may have.
-	assertionLife = 24 * time.Hour
+	// assertionLife is the longest life that an assertion may have: those of the
+	// clients' libraries live for ten minutes.
+	assertionLife = time.Hour
+	// assertionsUsed is the family of the records of assertions that were used.
+	assertionsUsed = "/client-assertions/"
+	// maxAssertionID bounds a jti, in bytes.
+	maxAssertionID = 256
+	// assertionReuse is how long the address that used an assertion first may use
+	// it again: a client whose answer was lost does, and Microsoft's library for
+	// Python signs in with one assertion for nine minutes.
+	assertionReuse = 10 * time.Minute
+	// assertionEvery and assertionBurst bound how many assertions of one client
+	// are remembered: each is a record until it expires.
+	assertionEvery = time.Second
+	assertionBurst = 120
+	// maxAsserting bounds how many clients are counted.
+	maxAsserting = 10_000
+)
+
+var (
+	errAssertionTime  = errors.New("assertion is not within its time")
+	errAssertionID    = errors.New("assertion has no id")
+	errReplayed       = errors.New("assertion was used before")
+	errManyAssertions = errors.New("too many assertions")
 )
 
 // assertionAlgorithms are those of certificates.
@@ -30,7 +58,8 @@ func assertionAlgorithms() []jose.SignatureAlgorithm {
 // loginAssertion checks a client's signed assertion: one of its own, signed with
 // the key of one of its certificates, or a token of a configured issuer for a
 // subject that may sign in as the client.
-func (a *Auth) loginAssertion(ctx context.Context, clientID, assertion string) (principalRecord, error) {
+func (a *Auth) loginAssertion(ctx context.Context, g given, from string) (principalRecord, error) {
+	clientID, assertion := g.client, g.assertion
 	if len(assertion) > maxToken {
 		return principalRecord{}, errBadSecret
 	}
@@ -41,7 +70,7 @@ func (a *Auth) loginAssertion(ctx context.Context, clientID, assertion string) (
 	if i := a.issuerOf(assertion); i != nil {
 		err = a.checkFederated(ctx, i, p, assertion)
 	} else {
-		err = a.checkCertificate(p, clientID, assertion)
+		err = a.checkCertificate(ctx, p, g, from)
 	}
 	switch {
 	case err != nil:
@@ -69,8 +98,8 @@ func (a *Auth) checkFederated(ctx context.Context, i *issuer, p principalRecord,
 	return errBadSecret
 }
 
-func (a *Auth) checkCertificate(p principalRecord, clientID, assertion string) error {
-	parsed, err := jwt.ParseSigned(assertion, assertionAlgorithms())
+func (a *Auth) checkCertificate(ctx context.Context, p principalRecord, g given, from string) error {
+	parsed, err := jwt.ParseSigned(g.assertion, assertionAlgorithms())
 	if err != nil || len(parsed.Headers) != 1 {
 		return errBadSecret
 	}
@@ -91,7 +120,10 @@ func (a *Auth) checkCertificate(p principalRecord, clientID, assertion string) e
 		if !a.clock().Before(c.Expires) || a.clock().Before(certificate.NotBefore.Add(-Skew)) {
 			return errExpiredSecret
 		}
-		return a.checkAssertion(claims, clientID)
+		if err := a.checkAssertion(claims, g.client); err != nil || p.Disabled {
+			return err
+		}
+		return a.first(ctx, p.ClientID, claims, from)
 	}
 	return errBadSecret
 }
@@ -106,8 +138,11 @@ func (a *Auth) checkAssertion(c jwt.Claims, clientID string) error {
 		return errBadSecret
 	}
 	now := a.clock()
-	if c.Expiry.Time().Sub(now) > assertionLife || c.ValidateWithLeeway(jwt.Expected{Time: now}, Skew) != nil {
-		return errBadSecret
+	if c.Expiry.Time().Sub(now) > assertionLife+Skew || c.ValidateWithLeeway(jwt.Expected{Time: now}, Skew) != nil {
+		return errAssertionTime
+	}
+	if c.ID == "" || len(c.ID) > maxAssertionID {
+		return errAssertionID
 	}
 	return nil
 }
@@ -144,4 +179,70 @@ func credentials(r *http.Request) (given, bool) {
 		return given{}, false
 	}
 	return g, g.client != "" && (g.secret != "" || g.assertion != "")
+}
+
+// use is what is remembered of an assertion.
+type use struct {
+	Client  string    `json:"client"`
+	From    string    `json:"from"`
+	At      time.Time `json:"at"`
+	Expires time.Time `json:"expires"`
+}
+
+// first remembers an assertion that is good until it expires, whichever replica
+// sees it, and refuses one that was used before: but for the address that did so,
+// for ten minutes.
+func (a *Auth) first(ctx context.Context, client string, c jwt.Claims, from string) error {
+	sum := sha256.Sum256([]byte(client + "\n" + c.ID))
+	key := assertionsUsed + hex.EncodeToString(sum[:])
+	now := a.clock()
+	r, err := a.store.Get(ctx, key)
+	if errors.Is(err, store.ErrNotFound) {
+		if !a.asserted.room(client, now) {
+			return errManyAssertions
+		}
+		value, err := json.Marshal(use{Client: client, From: from, At: now.UTC(), Expires: c.Expiry.Time().UTC()})
+		if err != nil {
+			return err
+		}
+		_, err = a.store.Put(ctx, store.Put{Key: key, Value: value, TTL: c.Expiry.Time().Sub(now) + 3*Skew})
+		if !errors.Is(err, store.ErrExists) {
+			return err
+		}
+		r, err = a.store.Get(ctx, key)
+		if err != nil {
+			return err
+		}
+	} else if err != nil {
+		return err
+	}
+	var was use
+	if err := json.Unmarshal(r.Desired, &was); err != nil {
+		return fmt.Errorf("read %s: %w", key, err)
+	}
+	if was.From != from || now.Sub(was.At) > assertionReuse || was.At.Sub(now) > Skew {
+		return errReplayed
+	}
+	return nil
+}
+
+// asserted counts the new assertions of each client.
+type asserted struct {
+	mu   sync.Mutex
+	seen map[string]*rate.Limiter
+}
+
+// room reports whether one more assertion of a client is remembered.
+func (a *asserted) room(client string, now time.Time) bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	l, ok := a.seen[client]
+	if !ok {
+		if a.seen == nil || len(a.seen) >= maxAsserting {
+			a.seen = map[string]*rate.Limiter{}
+		}
+		l = rate.NewLimiter(rate.Every(assertionEvery), assertionBurst)
+		a.seen[client] = l
+	}
+	return l.AllowN(now, 1)
 }

@@ -100,6 +100,7 @@ type Auth struct {
 	issuers      map[string]*issuer
 	failures     *failures
 	verified     verified
+	asserted     asserted
 	clock        func() time.Time
 	log          *slog.Logger
 	handler      http.Handler

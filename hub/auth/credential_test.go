@@ -160,7 +160,9 @@ func TestCertificates(t *testing.T) {
 		"the agents' door":          mine.assert(t, jose.RS256, "x5t", x5t, with(good, "aud", d.server.URL+"/agents/v1/token")),
 		"expired":                   mine.assert(t, jose.RS256, "x5t", x5t, with(good, "exp", now.Add(-2*time.Minute).Unix())),
 		"for ever":                  mine.assert(t, jose.RS256, "x5t", x5t, with(good, "exp", nil)),
-		"for a year":                mine.assert(t, jose.RS256, "x5t", x5t, with(good, "exp", now.Add(365*24*time.Hour).Unix())),
+		"for a day":                 mine.assert(t, jose.RS256, "x5t", x5t, with(good, "exp", now.Add(24*time.Hour).Unix())),
+		"without an id":             mine.assert(t, jose.RS256, "x5t", x5t, with(good, "jti", nil)),
+		"with a long id":            mine.assert(t, jose.RS256, "x5t", x5t, with(good, "jti", strings.Repeat("x", 257))),
 		"not a token":               "x.y.z",
 	}
 	for name, assertion := range bad {

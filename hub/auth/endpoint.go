@@ -223,7 +223,7 @@ func (a *Auth) loginOnce(ctx context.Context, g given, from string) (principalRe
 	var p principalRecord
 	var err error
 	if g.assertion != "" {
-		p, err = a.loginAssertion(ctx, client, g.assertion)
+		p, err = a.loginAssertion(ctx, g, from)
 	} else {
 		p, err = a.login(ctx, client, g.secret)
 	}
@@ -245,6 +245,20 @@ func (a *Auth) verdict(err error, client, who, from string) *failedLogin {
 			"The provided client secret keys are expired. Create a new one."}}
 	case errors.Is(err, errDisabled):
 		return &failedLogin{refusal: refusal{http.StatusUnauthorized, "unauthorized_client", 7000112, "The client is disabled."}}
+	case errors.Is(err, errAssertionTime):
+		return &failedLogin{refusal: refusal{http.StatusUnauthorized, "invalid_client", 700024,
+			"Client assertion is not within its valid time range, or is good for more than an hour. Compare the clocks, and make a new one."}}
+	case errors.Is(err, errAssertionID):
+		return &failedLogin{refusal: refusal{http.StatusUnauthorized, "invalid_client", 50027,
+			"Client assertion has no 'jti' claim, or one of more than 256 bytes: each assertion needs an id of its own."}}
+	case errors.Is(err, errReplayed):
+		a.failures.add(who)
+		a.log.Warn("assertion was used before", "clientId", client[:min(len(client), maxClientID)], "from", from)
+		return &failedLogin{refusal: refusal{http.StatusUnauthorized, "invalid_client", 50012,
+			"Client assertion was used before, at another address or longer than ten minutes ago. Make a new one."}}
+	case errors.Is(err, errManyAssertions):
+		return &failedLogin{refusal{http.StatusTooManyRequests, "temporarily_unavailable", 50196,
+			"The client signs in too often. Use the token that it was given until it expires."}, assertionEvery}
 	default:
 		a.log.Error("login failed", "error", err)
 		return &failedLogin{refusal: refusal{http.StatusServiceUnavailable, "temporarily_unavailable", 90033,
