@@ -14,13 +14,19 @@ const (
 	PathDesired  = "/agents/v1/desired"
 	PathObserved = "/agents/v1/observed"
 	PathEnrol    = "/agents/v1/enrol"
+	PathKey      = "/agents/v1/key"
 )
+
+// HeaderSession is the header of PathDesired in which an agent's process names
+// itself, as it does in its reports (Report.Session).
+const HeaderSession = "Headwater-Session"
 
 // ClientAssertionType is the form value of client_assertion_type.
 const ClientAssertionType = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"
 
-// PingEvery is how often a silent stream carries a Ping.
-const PingEvery = 20 * time.Second
+// PingEvery is how often a silent stream carries a Ping: often enough for proxies,
+// which close what is silent for a minute.
+const PingEvery = 30 * time.Second
 
 // Limits that both ends hold.
 const (
@@ -36,6 +42,22 @@ type Token struct {
 	TokenType   string `json:"token_type"`
 	// ExpiresIn is in seconds.
 	ExpiresIn int64 `json:"expires_in"`
+}
+
+// NextKey is the body of PathKey: an agent introduces the key that shall take the
+// place of its present one. From then on the hub takes both, until the new one is
+// used for the first time; then the former is good for nothing any more.
+type NextKey struct {
+	// PublicKey is the base64 of a PKCS#1 DER RSA public key.
+	PublicKey string `json:"publicKey"`
+	// Handover is a JWT (RS256) signed with the present key: issuer and subject are
+	// the cluster's ARM id, the audience is the hub's PathKey, the claim "nky" is the
+	// fingerprint (hex SHA-256 of the PKCS#1 DER form) of PublicKey. It is good once,
+	// for five minutes.
+	Handover string `json:"handover"`
+	// Proof is a JWT (RS256) signed with the new key: issuer, subject and audience
+	// as in Handover, and its jti, so that it fits to this handover only.
+	Proof string `json:"proof"`
 }
 
 // Enrolment is the body of PathEnrol: an agent asks to be let in.
@@ -92,6 +114,8 @@ type Desired struct {
 	Epoch    int64  `json:"epoch,omitempty"`
 	Revision int64  `json:"revision"`
 	Items    []Item `json:"items"`
+	// RotateKey asks the agent to replace its key now. It is set until that is done.
+	RotateKey bool `json:"rotateKey,omitempty"`
 }
 
 // Item is one resource of a cluster. Exactly one of Extension and
@@ -155,6 +179,9 @@ type Observed struct {
 	// TraceParent is the span that led to this observation; it travels in the
 	// header of the report.
 	TraceParent string `json:"-"`
+	// OperationID of the item that this speaks of: a resource that was made anew has
+	// the same generations as the one before.
+	OperationID string `json:"operationId,omitempty"`
 	// Deleted says that an item with Delete set is gone.
 	Deleted bool `json:"deleted,omitempty"`
 

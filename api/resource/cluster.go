@@ -62,17 +62,55 @@ type ClusterObserved struct {
 	Epoch int64 `json:"epoch,omitempty"`
 	// Agents tells one agent with the cluster's key from two.
 	Agents Agents `json:"agents,omitzero"`
+	// Keys is what became of the key that the cluster was registered with.
+	Keys Keys `json:"keys,omitzero"`
+}
+
+// Keys says which key counts after an agent has replaced the one that its cluster
+// was registered with. Certificates are as AgentPublicKeyCertificate.
+type Keys struct {
+	// Registered is the fingerprint of the key that all of this began with. When the
+	// cluster is registered with another one, nothing of this counts any more.
+	Registered string `json:"registered,omitempty"`
+	// Present counts since RotatedAt; empty while the registered key does.
+	Present   string    `json:"present,omitempty"`
+	RotatedAt time.Time `json:"rotatedAt,omitzero"`
+	// Next was introduced by the agent and counts as soon as it is used.
+	Next string `json:"next,omitempty"`
+	// Former counted before: each a certificate, "@" and the Unix time of its end,
+	// the newest last, separated by spaces.
+	Former string `json:"former,omitempty"`
+	// FormerUses is how often an agent came with one of them, first at FormerSince
+	// and last at FormerAt. One that was replaced in order does not.
+	FormerUses  int       `json:"formerUses,omitempty"`
+	FormerSince time.Time `json:"formerSince,omitzero"`
+	FormerAt    time.Time `json:"formerAt,omitzero"`
+}
+
+// KeptUses is how many uses of former keys, and KeptFor over how long at least,
+// tell that somebody holds on to one: a process that was caught by a rotation
+// finds the new key and goes on.
+const (
+	KeptUses = 3
+	KeptFor  = 30 * time.Second
+)
+
+// Kept reports whether an agent goes on with a former key: it is a copy of the
+// cluster, was restored from a backup, or the key was stolen.
+func (k Keys) Kept() bool {
+	return k.FormerUses >= KeptUses && k.FormerAt.Sub(k.FormerSince) >= KeptFor
 }
 
 // Agents is what is known of the processes that use a cluster's key.
 type Agents struct {
 	// Key is the fingerprint of the key that all of this is about.
 	Key string `json:"key,omitempty"`
-	// Session names the process that reported last, Former those before it, the
-	// newest last, separated by spaces.
+	// Session is the process that was heard of last, Former those before it, the
+	// newest last, separated by spaces: each a name, and when it was heard of first
+	// and last, in Unix time, with colons between.
 	Session string `json:"session,omitempty"`
 	Former  string `json:"former,omitempty"`
-	// Returns is how often a former process has reported again since Since. One
+	// Returns is how often a former process has come back since Since. One
 	// process never does that: a new one takes its place for good.
 	Returns int       `json:"returns,omitempty"`
 	Since   time.Time `json:"since,omitzero"`

@@ -46,6 +46,10 @@ type Desired[P any] struct {
 	// empty when there was none. Configurations only.
 	ReconcileRequestedAt string `json:"reconcileRequestedAt,omitempty"`
 
+	// RotateKeyAt is the newest request to replace the key of a cluster's agent;
+	// zero when there was none since it was registered.
+	RotateKeyAt time.Time `json:"rotateKeyAt,omitzero"`
+
 	// Location, Tags and Identity are set for tracked resources only.
 	Location string            `json:"location,omitempty"`
 	Tags     map[string]string `json:"tags,omitempty"`

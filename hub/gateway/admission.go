@@ -14,7 +14,8 @@ const (
 	// about half of what two cores can do: ten thousand are back within a minute.
 	admitEvery = 400
 	// admitAtOnce is how many may be at it at the same time. On a machine that is
-	// short of time more would only make all of them late, and then try again.
+	// short of time more would only make all of them late, and then try again. Half
+	// of them, and half of those who wait, may be strangers.
 	admitAtOnce = 64
 	// admitWaiting is how many may wait for a place, and admitPatience how long: a
 	// short rush passes without anybody being sent away.
@@ -27,10 +28,9 @@ const (
 // that find no place are told when to come again, one after the other.
 type admission struct {
 	clock func() time.Time
-	// places holds a token for each beginning in progress.
-	places chan struct{}
-	// waiting holds one for each that waits for a place.
-	waiting chan struct{}
+	// known is for those who have proved before who they are, strangers for all
+	// others: they cannot take the places of the known.
+	known, strangers lane
 
 	mu      sync.Mutex
 	limiter *rate.Limiter
@@ -38,30 +38,45 @@ type admission struct {
 	queue time.Time
 }
 
+// lane has places for beginnings at the same time.
+type lane struct {
+	// places holds a token for each beginning in progress.
+	places chan struct{}
+	// waiting holds one for each that waits for a place.
+	waiting chan struct{}
+}
+
+func newLane() lane {
+	return lane{places: make(chan struct{}, admitAtOnce/2), waiting: make(chan struct{}, admitWaiting/2)}
+}
+
 func newAdmission(clock func() time.Time) *admission {
-	return &admission{clock: clock, places: make(chan struct{}, admitAtOnce), waiting: make(chan struct{}, admitWaiting),
-		limiter: rate.NewLimiter(admitEvery, admitEvery)}
+	return &admission{clock: clock, known: newLane(), strangers: newLane(), limiter: rate.NewLimiter(admitEvery, admitEvery)}
 }
 
 // enter takes a place, to be left soon, or refuses with the time to wait. It
-// costs next to nothing, so it comes before the caller is known.
-func (a *admission) enter(ctx context.Context) (leave func(), err error) {
-	leave = func() { <-a.places }
+// costs next to nothing, so it comes before the caller's right is looked at.
+func (a *admission) enter(ctx context.Context, known bool) (leave func(), err error) {
+	l := a.strangers
+	if known {
+		l = a.known
+	}
+	leave = func() { <-l.places }
 	select {
-	case a.places <- struct{}{}:
+	case l.places <- struct{}{}:
 		return leave, nil
 	default:
 	}
 	select {
-	case a.waiting <- struct{}{}:
-		defer func() { <-a.waiting }()
+	case l.waiting <- struct{}{}:
+		defer func() { <-l.waiting }()
 	default:
 		return nil, a.later()
 	}
 	ctx, cancel := context.WithTimeout(ctx, admitPatience)
 	defer cancel()
 	select {
-	case a.places <- struct{}{}:
+	case l.places <- struct{}{}:
 		return leave, nil
 	case <-ctx.Done():
 		return nil, a.later()

@@ -52,14 +52,14 @@ func TestAdmissionHasSoManyPlaces(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		a := newAdmission(time.Now)
 		var leave func()
-		for range admitAtOnce {
+		for range admitAtOnce / 2 {
 			var err error
-			if leave, err = a.enter(t.Context()); err != nil {
+			if leave, err = a.enter(t.Context(), false); err != nil {
 				t.Fatalf("a free place was refused: %v", err)
 			}
 		}
 		began := time.Now()
-		_, err := a.enter(t.Context())
+		_, err := a.enter(t.Context(), false)
 		var r *refusal
 		if !errors.As(err, &r) || time.Since(began) != admitPatience {
 			t.Fatalf("one more got %v after %v, want a refusal after %v", err, time.Since(began), admitPatience)
@@ -70,7 +70,7 @@ func TestAdmissionHasSoManyPlaces(t *testing.T) {
 			t.Errorf("Retry-After is %q, want 1", got)
 		}
 		time.AfterFunc(time.Second, leave)
-		if _, err := a.enter(t.Context()); err != nil {
+		if _, err := a.enter(t.Context(), false); err != nil {
 			t.Errorf("a place that was left in time is refused: %v", err)
 		}
 	})
@@ -82,13 +82,16 @@ func TestAdmissionBoundsTheWaiting(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
 		defer cancel() // those who wait end
 		a := newAdmission(time.Now)
-		for range admitAtOnce + admitWaiting {
-			go func() { _, _ = a.enter(ctx) }()
+		for range (admitAtOnce + admitWaiting) / 2 {
+			go func() { _, _ = a.enter(ctx, false) }()
 		}
 		synctest.Wait()
 		began := time.Now()
-		if _, err := a.enter(t.Context()); err == nil || time.Since(began) != 0 {
+		if _, err := a.enter(t.Context(), false); err == nil || time.Since(began) != 0 {
 			t.Errorf("got %v after %v, want a refusal at once", err, time.Since(began))
+		}
+		if _, err := a.enter(t.Context(), true); err != nil || time.Since(began) != 0 {
+			t.Errorf("strangers take the places of those who are known: %v after %v", err, time.Since(began))
 		}
 	})
 }

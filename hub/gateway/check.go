@@ -16,6 +16,8 @@ import (
 // Bounds of what an agent may say, besides those of package link.
 const (
 	maxCount = 1_000_000
+	// maxSession bounds the name of an agent's process.
+	maxSession = 128
 	// maxObserved leaves room in a value of the store.
 	maxObserved = min(link.MaxObserved, store.MaxValue-1<<10)
 )
@@ -43,6 +45,18 @@ func (o observation) fit(r store.Record, log *slog.Logger) (any, error) {
 		log.Info("observation of another generation was let go", "id", r.Key,
 			"generation", o.Generation, "accepted", o.accepted, "record", r.Generation)
 		return nil, nil
+	}
+	if o.OperationID != "" && o.accepted == r.Generation && was.AcceptedGeneration < r.Generation {
+		var is struct {
+			OperationID string `json:"operationId"`
+		}
+		if err := json.Unmarshal(r.Desired, &is); err != nil {
+			return nil, fmt.Errorf("read %s: %w", r.Key, err)
+		}
+		if is.OperationID != o.OperationID {
+			log.Info("observation of what was there before was let go", "id", r.Key, "generation", o.Generation)
+			return nil, nil
+		}
 	}
 	return o.value, nil
 }
@@ -75,7 +89,7 @@ func (c *complaint) oneOf(s, what string, allowed ...string) {
 func checkReport(cluster string, r link.Report) ([]observation, error) {
 	var c complaint
 	c.that(r.Session == "", "session is missing")
-	c.text(r.Session, "session", 128)
+	c.text(r.Session, "session", maxSession)
 	c.that(r.Sequence < 1, "sequence is %d; it begins at 1", r.Sequence)
 	c.that(len(r.Items) > link.MaxItems, "the report has %d items, at most %d are allowed", len(r.Items), link.MaxItems)
 	if r.Heartbeat != nil {
@@ -128,6 +142,7 @@ func (c *complaint) item(cluster, at string, item link.Observed) (observation, e
 	c.that(!ok, "%s.id %.100q is neither an extension nor a flux configuration", at, item.ID)
 	c.that(item.Generation < 1, "%s.generation is %d; it begins at 1", at, item.Generation)
 	c.text(item.ProtectedVersion, at+".protectedVersion", 128)
+	c.text(item.OperationID, at+".operationId", 128)
 	c.that(item.Extension != nil && k != extension, "%s.extension does not fit its id", at)
 	c.that(item.Configuration != nil && k != configuration, "%s.configuration does not fit its id", at)
 	hasValue := item.Extension != nil || item.Configuration != nil

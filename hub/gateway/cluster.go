@@ -42,7 +42,11 @@ type cluster struct {
 	id          string
 	key         *rsa.PublicKey
 	fingerprint string
-	observed    resource.ClusterObserved
+	// keys are those of its agent; key and fingerprint are what counts of them.
+	keys     vault.AgentKeys
+	observed resource.ClusterObserved
+	// rotateAt is the newest request to replace the key.
+	rotateAt time.Time
 }
 
 // clusterOf is the key of the cluster that a resource's key belongs to: the
@@ -98,20 +102,26 @@ func (g *Gateway) cluster(ctx context.Context, key string) (cluster, error) {
 	if err != nil {
 		return cluster{}, err
 	}
+	return readCluster(r)
+}
+
+// readCluster reads a cluster's record; errNoCluster when no agent can speak for it.
+func readCluster(r store.Record) (cluster, error) {
 	var desired resource.Desired[resource.ClusterProperties]
 	if err := json.Unmarshal(r.Desired, &desired); err != nil {
-		return cluster{}, fmt.Errorf("read cluster %s: %w", key, err)
+		return cluster{}, fmt.Errorf("read cluster %s: %w", r.Key, err)
 	}
-	public, err := vault.ParsePublicKey(desired.Properties.AgentPublicKeyCertificate)
-	if err != nil {
-		return cluster{}, errNoCluster
-	}
-	c := cluster{record: r, id: desired.ID, key: public, fingerprint: vault.Fingerprint(public)}
+	c := cluster{record: r, id: desired.ID, rotateAt: desired.RotateKeyAt}
 	if len(r.Observed) > 0 {
 		if err := json.Unmarshal(r.Observed, &c.observed); err != nil {
-			return cluster{}, fmt.Errorf("read what was observed of %s: %w", key, err)
+			return cluster{}, fmt.Errorf("read what was observed of %s: %w", r.Key, err)
 		}
 	}
+	var err error
+	if c.keys, err = vault.ReadAgentKeys(desired.Properties.AgentPublicKeyCertificate, c.observed.Keys); err != nil {
+		return cluster{}, errNoCluster
+	}
+	c.key, c.fingerprint = c.keys.Public, c.keys.Present
 	return c, nil
 }
 

@@ -36,7 +36,7 @@ type accepted struct {
 // desired is everything the hub wants of a cluster, and the newest revision in
 // which any of it was written.
 func (g *Gateway) desired(ctx context.Context, c cluster) (link.Desired, int64, error) {
-	d := link.Desired{Cluster: c.id, Epoch: c.observed.Epoch, Items: []link.Item{}}
+	d := link.Desired{Cluster: c.id, Epoch: c.observed.Epoch, Items: []link.Item{}, RotateKey: c.rotateAt.After(c.keys.Keys.RotatedAt)}
 	newest := c.record.DesiredRevision
 	revision, err := store.Each(ctx, g.store, c.record.Key+items, func(r store.Record) error {
 		k, ok := itemOf(c.record.Key, r.Key)
@@ -105,7 +105,7 @@ func (g *Gateway) item(ctx context.Context, c cluster, k kind, r store.Record) (
 
 // sealed is the protected settings of an item while the vault has them.
 func (g *Gateway) sealed(ctx context.Context, c cluster, key, version string) ([]byte, error) {
-	sealed, err := g.vault.Release(ctx, key, version, c.key)
+	sealed, err := g.vault.Release(ctx, key, version, c.key, c.keys.FormerFingerprints()...)
 	switch {
 	case errors.Is(err, vault.ErrGone):
 		return nil, nil
@@ -128,7 +128,7 @@ func (g *Gateway) serveDesired(w http.ResponseWriter, r *http.Request) {
 	var q query
 	var s *stream
 	err := apart(func() error {
-		leave, err := g.admission.enter(r.Context())
+		leave, err := g.admission.enter(r.Context(), true)
 		if err != nil {
 			return err
 		}
@@ -148,8 +148,8 @@ func (g *Gateway) serveDesired(w http.ResponseWriter, r *http.Request) {
 				return err
 			}
 		}
-		s = g.streams.open(c.record.Key)
-		return g.welcome(r.Context(), c, q)
+		s = g.streams.open(c.record.Key, c.fingerprint)
+		return g.welcome(r.Context(), c, q, r.Header.Get(link.HeaderSession))
 	})
 	if s != nil {
 		defer g.streams.close(s)
@@ -211,10 +211,13 @@ func parseQuery(r *http.Request) (query, error) {
 	return q, nil
 }
 
-// welcome notes that an agent connects, and begins a new epoch for it when it
-// knows more than this hub: the hub was restored from a backup since. The agent
-// then takes what is desired now, though its revision is older.
-func (g *Gateway) welcome(ctx context.Context, c cluster, q query) error {
+// welcome notes that an agent connects, and which, and begins a new epoch for it
+// when it knows more than this hub: the hub was restored from a backup since. The
+// agent then takes what is desired now, though its revision is older.
+func (g *Gateway) welcome(ctx context.Context, c cluster, q query, session string) error {
+	if len(session) > maxSession {
+		return &refusal{status: http.StatusBadRequest, code: "InvalidHeader", message: fmt.Sprintf("the header %s has at most %d bytes", link.HeaderSession, maxSession)}
+	}
 	_, now, err := g.store.List(ctx, store.List{Prefix: c.record.Key, Limit: 1})
 	if err != nil {
 		return err
@@ -222,16 +225,17 @@ func (g *Gateway) welcome(ctx context.Context, c cluster, q query) error {
 	ahead := func(o resource.ClusterObserved) bool {
 		return q.epoch > o.Epoch || q.epoch == o.Epoch && q.known > now.Revision
 	}
-	if !ahead(c.observed) {
-		return g.seen(ctx, c, nil, true)
-	}
-	g.log.Warn("an agent knows more than this hub, which must have gone back: a new epoch begins", "cluster", c.record.Key,
-		"known", q.known, "revision", now.Revision)
-	return g.seen(ctx, c, func(o *resource.ClusterObserved) {
-		if ahead(*o) {
-			o.Epoch = min(max(o.Epoch, q.epoch), math.MaxInt64-1) + 1
+	var begin func(*resource.ClusterObserved)
+	if ahead(c.observed) {
+		g.log.Warn("an agent knows more than this hub, which must have gone back: a new epoch begins", "cluster", c.record.Key,
+			"known", q.known, "revision", now.Revision)
+		begin = func(o *resource.ClusterObserved) {
+			if ahead(*o) {
+				o.Epoch = min(max(o.Epoch, q.epoch), math.MaxInt64-1) + 1
+			}
 		}
-	}, true)
+	}
+	return g.introduce(ctx, c, visit{session: session, asks: true}, begin, true)
 }
 
 // poll answers when there is something newer than the agent knows, or with 204

@@ -44,6 +44,9 @@ type Config struct {
 	Logger *slog.Logger
 	// Registerer takes the gateway's metrics; nil for none.
 	Registerer prometheus.Registerer
+	// Happened takes what belongs into the activity log; nil for none. It must not
+	// fail for long.
+	Happened func(context.Context, Happening)
 }
 
 const (
@@ -58,10 +61,14 @@ const (
 // Gateway is the agents' door. Make it with New, mount Handler, and keep Run
 // running.
 type Gateway struct {
-	store    store.Store
-	vault    *vault.Vault
-	auth     *auth.Auth
+	store store.Store
+	vault *vault.Vault
+	auth  *auth.Auth
+	// audience is that of assertions for a token, handover that of those that hand
+	// over to a next key.
 	audience string
+	handover string
+	happened func(context.Context, Happening)
 	clock    func() time.Time
 	log      *slog.Logger
 	metrics  *metrics
@@ -70,6 +77,9 @@ type Gateway struct {
 	quotas   *quotas
 	// admission bounds the agents that connect at once.
 	admission *admission
+	// strangers bounds failures; known are those who did not fail.
+	strangers *strangers
+	known     *acquaintances
 	handler   http.Handler
 
 	draining  chan struct{}
@@ -83,6 +93,8 @@ func New(c Config) *Gateway {
 		vault:    c.Vault,
 		auth:     c.Auth,
 		audience: trimSlash(c.ExternalURL) + link.PathToken,
+		handover: trimSlash(c.ExternalURL) + link.PathKey,
+		happened: c.Happened,
 		clock:    c.Clock,
 		log:      c.Logger,
 		streams:  newStreams(),
@@ -94,12 +106,17 @@ func New(c Config) *Gateway {
 	if g.log == nil {
 		g.log = slog.New(slog.NewTextHandler(io.Discard, nil))
 	}
+	if g.happened == nil {
+		g.happened = func(context.Context, Happening) {}
+	}
+	g.strangers, g.known = newStrangers(g.clock), newAcquaintances()
 	g.sessions = newSessions(g.clock)
 	g.quotas = newQuotas(g.clock)
 	g.admission = newAdmission(g.clock)
 	g.metrics = newMetrics(c.Registerer)
 	mux := http.NewServeMux()
 	mux.HandleFunc("POST "+link.PathToken, g.serveToken)
+	mux.HandleFunc("POST "+link.PathKey, g.serveKey)
 	mux.HandleFunc("GET "+link.PathDesired, g.serveDesired)
 	mux.HandleFunc("POST "+link.PathObserved, g.serveObserved)
 	mux.HandleFunc("/", func(w http.ResponseWriter, _ *http.Request) {
@@ -155,8 +172,8 @@ func (g *Gateway) follow(ctx context.Context) error {
 			return e.Err
 		}
 		cluster, ok := clusterOf(e.Key)
-		// What was observed wakes nobody, unless it ends the agents' welcome.
-		if e.Part == store.Observed && !e.Deleted && (e.Key != cluster || !bytes.Contains(e.Value, []byte(duplicateMark))) {
+		// What was observed wakes nobody, unless it ends an agent's welcome.
+		if e.Part == store.Observed && !e.Deleted && (e.Key != cluster || !bytes.Contains(e.Value, []byte(duplicateMark)) && !g.rekeyed(e)) {
 			continue
 		}
 		if _, item := itemOf(cluster, e.Key); ok && (item || e.Key == cluster) {
@@ -171,6 +188,8 @@ type refusal struct {
 	status  int
 	code    string
 	message string
+	// stranger says that nobody knows who was refused.
+	stranger bool
 	// after is the pause that the agent is asked for; 0 for none.
 	after time.Duration
 }

@@ -77,6 +77,12 @@ func (h *hub) advance(d time.Duration) { h.offset.Add(int64(d)) }
 
 func newHub(t *testing.T, s store.Store) *hub {
 	t.Helper()
+	return newHubWith(t, s, nil)
+}
+
+// newHubWith is one whose gateway is changed before it is made.
+func newHubWith(t *testing.T, s store.Store, change func(*gateway.Config)) *hub {
+	t.Helper()
 	h := &hub{t: t, store: s, registry: prometheus.NewRegistry()}
 	if s == nil {
 		h.store = memory.New()
@@ -101,9 +107,11 @@ func newHub(t *testing.T, s store.Store) *hub {
 	if err != nil {
 		t.Fatal(err)
 	}
-	h.gateway = gateway.New(gateway.Config{
-		Store: h.store, Vault: h.vault, Auth: h.auth, ExternalURL: h.server.URL + "/", Clock: h.now, Registerer: h.registry,
-	})
+	c := gateway.Config{Store: h.store, Vault: h.vault, Auth: h.auth, ExternalURL: h.server.URL + "/", Clock: h.now, Registerer: h.registry}
+	if change != nil {
+		change(&c)
+	}
+	h.gateway = gateway.New(c)
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() { done <- h.gateway.Run(ctx) }()
@@ -271,9 +279,32 @@ func (a *agent) do(ctx context.Context, method, path string, body io.Reader) *ht
 	return resp
 }
 
+// poll asks what is desired without a name, as agents of a former version do.
 func (a *agent) poll(query string) (int, link.Desired) {
 	a.t.Helper()
-	status, body := read(a.t, a.do(a.t.Context(), http.MethodGet, link.PathDesired+"?stream=false&"+query, nil))
+	b := *a
+	b.session = ""
+	return b.asks(query)
+}
+
+// asks asks what is desired under the name of its process.
+func (a *agent) asks(query string) (int, link.Desired) {
+	a.t.Helper()
+	r, err := http.NewRequestWithContext(a.t.Context(), http.MethodGet, a.server.URL+link.PathDesired+"?stream=false&"+query, nil)
+	if err != nil {
+		a.t.Fatal(err)
+	}
+	if a.token != "" {
+		r.Header.Set("Authorization", "Bearer "+a.token)
+	}
+	if a.session != "" {
+		r.Header.Set(link.HeaderSession, a.session)
+	}
+	resp, err := a.server.Client().Do(r)
+	if err != nil {
+		a.t.Fatal(err)
+	}
+	status, body := read(a.t, resp)
 	var m link.Message
 	if status == http.StatusOK {
 		if err := json.Unmarshal(body, &m); err != nil || m.Desired == nil {

@@ -62,8 +62,10 @@ func (g *Gateway) report(w http.ResponseWriter, r *http.Request) error {
 		return &refusal{status: http.StatusConflict, code: "SequenceNotIncreasing",
 			message: "a report with this or a later sequence was taken already; begin a new session"}
 	}
-	if err := g.introduce(r.Context(), c, report.Session); err != nil {
-		return err
+	if v := (visit{session: report.Session, now: g.clock().UTC()}); !met(c, v) {
+		if err := g.introduce(r.Context(), c, v, nil, false); err != nil {
+			return err
+		}
 	}
 	for _, o := range checked {
 		if err := g.take(r.Context(), o); err != nil {
@@ -144,7 +146,7 @@ func (g *Gateway) remove(ctx context.Context, r store.Record, o observation) err
 		if err := json.Unmarshal(r.Desired, &d); err != nil {
 			return fmt.Errorf("read %s: %w", r.Key, err)
 		}
-		if !d.Deleting || o.Generation != r.Generation {
+		if !d.Deleting || o.Generation != r.Generation || o.OperationID != "" && o.OperationID != d.OperationID {
 			g.log.Info("deletion that nobody asks for was let go", "id", r.Key, "generation", o.Generation)
 			return nil
 		}

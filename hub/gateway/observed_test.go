@@ -323,6 +323,42 @@ func TestMalformedReports(t *testing.T) {
 	}
 }
 
+// TestWhatWasMadeAnewHasItsOwnReports makes a configuration anew after a deletion
+// by force: late reports of the former one, of the same generation, do not count.
+func TestWhatWasMadeAnewHasItsOwnReports(t *testing.T) {
+	h := newHub(t, nil)
+	h.putConfig(edgeID, "apps", func(d *desiredConfig) { d.OperationID = "new" })
+	a := h.edge()
+	report := func(operation string, deleted bool, generation int64) {
+		t.Helper()
+		o := accept("apps", generation, nil)
+		if deleted {
+			o = link.Observed{ID: o.ID, Generation: generation, Deleted: true}
+		}
+		o.OperationID = operation
+		if status, code := a.report(nil, o); status != http.StatusOK {
+			t.Fatalf("%d %s", status, code)
+		}
+	}
+	report("old", false, 1)
+	if r, _ := h.get(configID(edgeID, "apps")); len(r.Observed) != 0 {
+		t.Errorf("a report of the former one was written: %s", r.Observed)
+	}
+	report("new", false, 1)
+	if r, _ := h.get(configID(edgeID, "apps")); observedConfig(t, r).AcceptedGeneration != 1 {
+		t.Errorf("its own report: %s", r.Observed)
+	}
+	h.putConfig(edgeID, "apps", func(d *desiredConfig) { d.OperationID, d.Deleting = "gone", true })
+	report("old", true, 2)
+	if _, found := h.get(configID(edgeID, "apps")); !found {
+		t.Error("a deletion of the former one has removed it")
+	}
+	report("gone", true, 2)
+	if _, found := h.get(configID(edgeID, "apps")); found {
+		t.Error("its own deletion has not removed it")
+	}
+}
+
 // TestAgentsMayBeNewer reports with fields that this hub does not know: what it
 // does know counts, and nothing of the rest is kept.
 func TestAgentsMayBeNewer(t *testing.T) {

@@ -14,6 +14,8 @@ const maxStreams = 4
 // stream is one agent waiting for changes.
 type stream struct {
 	cluster string
+	// key is the fingerprint of the key that the agent came with.
+	key string
 	// changed holds a token when something changed since it was last taken.
 	changed chan struct{}
 	// evicted is closed when the stream has to make room.
@@ -32,10 +34,10 @@ func newStreams() *streams {
 	return &streams{byCluster: map[string][]*stream{}, closed: make(chan struct{})}
 }
 
-func (s *streams) open(cluster string) *stream {
+func (s *streams) open(cluster, key string) *stream {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	n := &stream{cluster: cluster, changed: make(chan struct{}, 1), evicted: make(chan struct{})}
+	n := &stream{cluster: cluster, key: key, changed: make(chan struct{}, 1), evicted: make(chan struct{})}
 	list := s.byCluster[cluster]
 	if len(list) == maxStreams {
 		close(list[0].evicted)
@@ -72,6 +74,21 @@ func (s *streams) wake(cluster string) {
 	for _, o := range s.byCluster[cluster] {
 		o.wake()
 	}
+}
+
+// any reports whether an agent of a cluster waits here.
+func (s *streams) any(cluster string) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return len(s.byCluster[cluster]) > 0
+}
+
+// outdated reports whether one of them came with another key than the one that
+// counts.
+func (s *streams) outdated(cluster, key string) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.ContainsFunc(s.byCluster[cluster], func(o *stream) bool { return o.key != key })
 }
 
 func (s *streams) wakeAll() {

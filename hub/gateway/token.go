@@ -2,6 +2,7 @@ package gateway
 
 import (
 	"context"
+	"crypto/rsa"
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
@@ -48,7 +49,7 @@ func (g *Gateway) serveToken(w http.ResponseWriter, r *http.Request) {
 		oauthError(w, http.StatusBadRequest, "unsupported_grant_type", "use grant_type client_credentials with client_assertion_type "+link.ClientAssertionType)
 		return
 	}
-	c, err := g.admit(r.Context(), r.PostForm.Get("client_assertion"))
+	c, _, err := g.admit(r, r.PostForm.Get("client_assertion"), g.audience)
 	var known *refusal
 	switch {
 	case errors.As(err, &known):
@@ -76,64 +77,131 @@ func refuseAssertion(message string) error {
 	return &refusal{status: http.StatusUnauthorized, code: "invalid_client", message: message}
 }
 
-// admit proves an assertion when there is a place to do so.
-func (g *Gateway) admit(ctx context.Context, assertion string) (cluster, error) {
-	leave, err := g.admission.enter(ctx)
+// stranger is the refusal of somebody who holds no key of the cluster that he
+// names. He learns nothing, not even whether the cluster exists.
+func stranger() error {
+	return &refusal{status: http.StatusUnauthorized, code: "invalid_client", stranger: true,
+		message: "the cluster is not registered, or the assertion is not signed with its key"}
+}
+
+// assertion is what somebody says of himself, before it is believed.
+type assertion struct {
+	token  *jwt.JSONWebToken
+	claims jwt.Claims
+	// nextKey is the fingerprint of the key that a Handover is about.
+	nextKey string
+	// cluster is the key of the cluster's record.
+	cluster string
+}
+
+// readAssertion takes an assertion apart.
+func readAssertion(text string) (assertion, error) {
+	token, err := jwt.ParseSigned(text, []jose.SignatureAlgorithm{jose.RS256})
+	if err != nil {
+		return assertion{}, stranger()
+	}
+	a := assertion{token: token}
+	var more struct {
+		NextKey string `json:"nky"`
+	}
+	if err := token.UnsafeClaimsWithoutVerification(&a.claims, &more); err != nil {
+		return assertion{}, stranger()
+	}
+	a.nextKey = more.NextKey
+	if a.cluster, err = parseID(a.claims.Issuer); err != nil {
+		return assertion{}, stranger()
+	}
+	return a, nil
+}
+
+// signedWith reports whether the assertion is the key's owner's.
+func (a assertion) signedWith(key *rsa.PublicKey) bool {
+	return key != nil && a.token.Claims(key) == nil
+}
+
+// admit proves an assertion when there is a place to do so. Those who were let in
+// before come first; of the others, an address may fail so often only.
+func (g *Gateway) admit(r *http.Request, text, audience string) (cluster, assertion, error) {
+	address := auth.Address(r)
+	a, err := readAssertion(text)
+	known := err == nil && g.known.knows(a)
+	if !known {
+		if err := g.strangers.room(address); err != nil {
+			return cluster{}, a, err
+		}
+	}
+	var c cluster
+	if err == nil {
+		c, err = g.place(r, a, audience, known)
+	}
+	var refused *refusal
+	switch {
+	case err == nil:
+		g.known.note(a.cluster, c.key)
+	case errors.As(err, &refused) && refused.status == http.StatusUnauthorized && known:
+		g.known.forget(a.cluster)
+	case errors.As(err, &refused) && refused.stranger:
+		g.strangers.charge(address)
+	}
+	return c, a, err
+}
+
+// place proves an assertion in a place for it.
+func (g *Gateway) place(r *http.Request, a assertion, audience string, known bool) (cluster, error) {
+	leave, err := g.admission.enter(r.Context(), known)
 	if err != nil {
 		return cluster{}, err
 	}
 	defer leave()
-	return g.prove(ctx, assertion)
+	return g.prove(r.Context(), a, audience)
 }
 
-// prove answers the cluster whose key signed the assertion. Who does not hold
-// the key learns nothing, not even whether the cluster exists.
-func (g *Gateway) prove(ctx context.Context, assertion string) (cluster, error) {
-	stranger := refuseAssertion("the cluster is not registered, or the assertion is not signed with its key")
-	parsed, err := jwt.ParseSigned(assertion, []jose.SignatureAlgorithm{jose.RS256})
-	if err != nil {
-		return cluster{}, stranger
-	}
-	var claims jwt.Claims
-	if err := parsed.UnsafeClaimsWithoutVerification(&claims); err != nil {
-		return cluster{}, stranger
-	}
-	key, err := parseID(claims.Issuer)
-	if err != nil {
-		return cluster{}, stranger
-	}
-	c, err := g.cluster(ctx, key)
+// prove answers the cluster whose key signed the assertion.
+func (g *Gateway) prove(ctx context.Context, a assertion, audience string) (cluster, error) {
+	c, err := g.cluster(ctx, a.cluster)
 	if errors.Is(err, errNoCluster) {
-		return cluster{}, stranger
+		return cluster{}, stranger()
 	}
 	if err != nil {
 		return cluster{}, err
 	}
-	if err := parsed.Claims(c.key, &claims); err != nil {
-		return cluster{}, stranger
+	with := c.signer(a)
+	if with == noKey {
+		return cluster{}, stranger()
 	}
-	if err := g.checkClaims(claims, key); err != nil {
+	if err := g.checkClaims(a.claims, a.cluster, audience); err != nil {
 		return cluster{}, err
 	}
 	if c.observed.Duplicated(c.fingerprint) {
 		return cluster{}, errDuplicate()
 	}
 	// Before anything is written: whoever has the key may not fill the store.
-	if err := g.quotas.allow(key, tokenQuota, 1); err != nil {
+	if err := g.quotas.allow(a.cluster, tokenQuota, 1); err != nil {
 		return cluster{}, err
 	}
-	return c, g.once(ctx, key, claims)
+	if err := g.once(ctx, a.cluster, a.claims); err != nil {
+		return cluster{}, err
+	}
+	switch {
+	case with == formerKey:
+		return cluster{}, g.kept(ctx, c)
+	case with == nextKey && audience == g.audience:
+		return g.promote(ctx, c)
+	case with == nextKey:
+		return cluster{}, refuseAssertion("the key was introduced already: use it")
+	}
+	return c, nil
 }
 
 // checkClaims looks at an assertion whose signature is good.
-func (g *Gateway) checkClaims(claims jwt.Claims, key string) error {
+func (g *Gateway) checkClaims(claims jwt.Claims, key, audience string) error {
 	now := g.clock()
 	subject, err := parseID(claims.Subject)
 	switch {
 	case err != nil || subject != key:
 		return refuseAssertion("the assertion's subject is not its issuer")
-	case len(claims.Audience) != 1 || claims.Audience[0] != g.audience:
-		return refuseAssertion("the assertion is for another audience than " + g.audience)
+	case len(claims.Audience) != 1 || claims.Audience[0] != audience:
+		return refuseAssertion("the assertion is for another audience than " + audience)
 	case claims.ID == "" || len(claims.ID) > maxAssertionID:
 		return refuseAssertion("the assertion has no jti, or one that is too long")
 	case claims.Expiry == nil || now.After(claims.Expiry.Time().Add(auth.Skew)):

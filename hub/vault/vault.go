@@ -21,6 +21,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -163,17 +164,19 @@ func (v *Vault) keep(ctx context.Context, c content, recipient *rsa.PublicKey) e
 }
 
 // Release hands out an entry as an age file that recipient, the cluster's
-// present key, opens: the settings as a JSON object of strings. ErrGone,
+// present key, opens: the settings as a JSON object of strings. What was sealed to
+// one of the former keys, given by their fingerprints, is handed out as it is: an
+// agent that has replaced its key keeps the former ones for that. ErrGone,
 // ErrOtherKey.
-func (v *Vault) Release(ctx context.Context, id, version string, recipient *rsa.PublicKey) ([]byte, error) {
-	sealed, err := v.release(ctx, id, version, recipient)
+func (v *Vault) Release(ctx context.Context, id, version string, recipient *rsa.PublicKey, former ...string) ([]byte, error) {
+	sealed, err := v.release(ctx, id, version, recipient, former)
 	if err != nil {
 		return nil, fmt.Errorf("release protected settings of %s: %w", id, err)
 	}
 	return sealed, nil
 }
 
-func (v *Vault) release(ctx context.Context, id, version string, recipient *rsa.PublicKey) ([]byte, error) {
+func (v *Vault) release(ctx context.Context, id, version string, recipient *rsa.PublicKey, former []string) ([]byte, error) {
 	if recipient == nil {
 		return nil, errors.New("the cluster has no key")
 	}
@@ -199,10 +202,10 @@ func (v *Vault) release(ctx context.Context, id, version string, recipient *rsa.
 	if err := json.Unmarshal(plain, &c); err != nil || c.ID != id || c.Version != version {
 		return nil, errors.New("the entry in the store is not what was kept there")
 	}
-	switch c.Recipient {
-	case "":
+	switch {
+	case c.Recipient == "":
 		return seal(c.Values, recipient)
-	case Fingerprint(recipient):
+	case c.Recipient == Fingerprint(recipient), slices.Contains(former, c.Recipient):
 		return c.Sealed, nil
 	default:
 		return nil, ErrOtherKey
