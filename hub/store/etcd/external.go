@@ -19,6 +19,9 @@ const (
 	// probeEvery and probePatience are how often a member is asked, and how long
 	// its answer may take before it is left out.
 	probeEvery, probePatience = time.Second, 1500 * time.Millisecond
+	// drainPatience is how long a connection that was replaced stays open for
+	// what is under way on it.
+	drainPatience = 2 * time.Second
 )
 
 // errPatience is the storage that did not answer within verbPatience.
@@ -95,7 +98,7 @@ func (s *Store) mindMembers(ctx context.Context, base clientv3.Config) {
 		if ctx.Err() != nil || len(answering) == 0 || slices.Equal(answering, using) {
 			continue
 		}
-		if err := s.use(base, using, answering); err != nil {
+		if err := s.use(ctx, base, using, answering); err != nil {
 			s.log.Error("connection to etcd not moved", "endpoints", answering, "error", err)
 			continue
 		}
@@ -131,8 +134,9 @@ func (s *Store) answering(ctx context.Context, endpoints []string, probes []*cli
 }
 
 // use moves the connection. When a member in use is gone, what waits for it has
-// to fail now: the whole connection is replaced.
-func (s *Store) use(base clientv3.Config, before, now []string) error {
+// to fail soon: the whole connection is replaced. What is under way at the other
+// members gets the time to end well, for a member may only have been slow.
+func (s *Store) use(ctx context.Context, base clientv3.Config, before, now []string) error {
 	lost := slices.ContainsFunc(before, func(e string) bool { return !slices.Contains(now, e) })
 	if !lost {
 		s.client().SetEndpoints(now...)
@@ -144,6 +148,17 @@ func (s *Store) use(base clientv3.Config, before, now []string) error {
 		return err
 	}
 	old := s.line.Swap(fresh)
-	_ = old.Close() // what was under way ends with an error, as it should
+	s.ended.Go(func() {
+		wait(ctx, drainPatience)
+		_ = old.Close() // what still waits for the lost member ends with an error, as it should
+	})
 	return nil
+}
+
+// wait returns after a while, or when the context ends.
+func wait(ctx context.Context, d time.Duration) {
+	select {
+	case <-ctx.Done():
+	case <-time.After(d):
+	}
 }
