@@ -31,7 +31,7 @@ func (m *Manager) remove(ctx context.Context, item link.Item, wanted bool, desir
 			return err
 		}
 	}
-	m.report(link.Observed{ID: item.ID, Generation: item.Generation, Deleted: true})
+	m.report(link.Observed{ID: item.ID, Generation: item.Generation, OperationID: item.OperationID, Deleted: true})
 	return nil
 }
 
@@ -91,5 +91,5 @@ func refusedRemoval(item link.Item, err error) link.Observed {
 		o.AcceptedGeneration = item.Generation
 		o.Error = &resource.ErrorDetail{Code: e.Reason, Message: err.Error(), Target: item.ID}
 	}
-	return link.Observed{ID: item.ID, Generation: item.Generation, Extension: o}
+	return link.Observed{ID: item.ID, Generation: item.Generation, OperationID: item.OperationID, Extension: o}
 }

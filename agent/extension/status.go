@@ -109,7 +109,7 @@ func isAvailable(d *appsv1.Deployment) bool {
 const acceptedAnnotation = "headwater.dev/accepted"
 
 func mark(item link.Item) string {
-	return fmt.Sprintf("%d %s", item.Generation, strings.ToLower(item.ID))
+	return strings.TrimSpace(fmt.Sprintf("%d %s %s", item.Generation, strings.ToLower(item.ID), item.OperationID))
 }
 
 // remember notes that the controllers are available as the item wants them.
@@ -175,7 +175,7 @@ func (o *observation) good() bool { return o.failure == nil && o.rolled }
 // good: by the user's mistake, or because its time is over.
 func (o *observation) observed(version string, late bool) link.Observed {
 	e := &resource.ExtensionObserved{Statuses: []resource.ExtensionStatus{}, CurrentVersion: o.installed}
-	out := link.Observed{ID: o.item.ID, Generation: o.item.Generation, ProtectedVersion: o.protected, Extension: e}
+	out := link.Observed{ID: o.item.ID, Generation: o.item.Generation, OperationID: o.item.OperationID, ProtectedVersion: o.protected, Extension: e}
 	when := ""
 	if o.release != nil {
 		e.AcceptedAt = o.release.Info.LastDeployed.UTC()

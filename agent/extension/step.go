@@ -99,7 +99,7 @@ func (m *Manager) ensure(ctx context.Context, item link.Item, owner string) erro
 	var late bool
 	state.since, late = m.trouble(item, state.good())
 	o := state.observed(m.config.Version, late)
-	if last := m.reported[item.ID]; last.Generation == item.Generation && last.Extension != nil {
+	if last := m.reported[item.ID]; last.Generation == item.Generation && last.OperationID == item.OperationID && last.Extension != nil {
 		// What has been accepted stays so, whatever happens to it later.
 		o.Extension.AcceptedGeneration = max(o.Extension.AcceptedGeneration, last.Extension.AcceptedGeneration)
 	}

@@ -16,11 +16,12 @@ import (
 // that generation; any other leaves it open.
 func observe(item link.Item, fc *config.FluxConfig, failure error) link.Observed {
 	c := &resource.FluxConfigurationObserved{Statuses: []resource.ObjectStatus{}}
-	o := link.Observed{ID: item.ID, Generation: item.Generation, Configuration: c}
+	o := link.Observed{ID: item.ID, Generation: item.Generation, OperationID: item.OperationID, Configuration: c}
 	if fc != nil {
 		describe(c, fc)
 		// What an earlier resource of the same name left says nothing of this.
-		if c.AcceptedGeneration > item.Generation {
+		other := item.OperationID != "" && fc.Labels[config.LabelOperationID] != item.OperationID
+		if c.AcceptedGeneration > item.Generation || c.AcceptedGeneration == item.Generation && other {
 			c.AcceptedGeneration, c.StatusGeneration, c.SettledGeneration = 0, 0, 0
 		}
 		if item.ProtectedVersion != "" && fc.Annotations[config.AnnotationProtectedVersion] == item.ProtectedVersion {

@@ -250,7 +250,7 @@ func (m *Mirror) remove(ctx context.Context, item link.Item, fc *config.FluxConf
 			return m.after(item, err)
 		}
 	}
-	m.report(link.Observed{ID: item.ID, Generation: item.Generation, Deleted: true}, key)
+	m.report(link.Observed{ID: item.ID, Generation: item.Generation, OperationID: item.OperationID, Deleted: true}, key)
 	return done
 }
 

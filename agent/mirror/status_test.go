@@ -96,12 +96,17 @@ func TestErrorMessageNamesTheCause(t *testing.T) {
 }
 
 func TestObserve(t *testing.T) {
-	item := link.Item{ID: "/x", Name: "cfg", Generation: 8, ProtectedVersion: "v2"}
+	item := link.Item{ID: "/x", Name: "cfg", Generation: 8, ProtectedVersion: "v2", OperationID: "new"}
 	stale, suspended, older := reconciled(nil), reconciled(nil), reconciled(nil)
 	stale.Status.ObservedGeneration = 2
 	suspended.Spec.Suspend = true
 	suspended.Annotations[config.AnnotationProtectedVersion] = "v2"
 	older.Annotations[config.AnnotationGeneration] = "40"
+	same, again := reconciled(nil), reconciled(nil)
+	for fc, operation := range map[*config.FluxConfig]string{same: "new", again: "old"} {
+		fc.Annotations[config.AnnotationGeneration] = "8"
+		fc.Labels = map[string]string{config.LabelOperationID: operation}
+	}
 	cases := map[string]struct {
 		why                  string
 		fc                   *config.FluxConfig
@@ -109,13 +114,15 @@ func TestObserve(t *testing.T) {
 		accepted, status     int64
 		compliance, code, ak string
 	}{
-		"in the cluster":     {"the older generation is accepted", reconciled(nil), nil, 7, 7, resource.NonCompliant, "", ""},
-		"not looked at yet":  {"what the controller said before does not count", stale, nil, 7, 0, resource.Pending, "", ""},
-		"suspended":          {"suspension is seen at once, settings are acknowledged", suspended, nil, 7, 7, resource.Suspended, "", "v2"},
-		"not there":          {"waiting", nil, nil, 0, 0, resource.Pending, "", ""},
-		"refused":            {"a refusal answers the generation", nil, phase.Stalled("NotAllowed", errors.New("no")), 8, 0, resource.NonCompliant, "NotAllowed", ""},
-		"API server away":    {"a failure that goes away leaves it open", reconciled(nil), errors.New("refused"), 7, 7, resource.NonCompliant, "", ""},
-		"another life of it": {"the generation of a resource that was deleted by force is not ours", older, nil, 0, 0, resource.NonCompliant, "", ""},
+		"in the cluster":                     {"the older generation is accepted", reconciled(nil), nil, 7, 7, resource.NonCompliant, "", ""},
+		"not looked at yet":                  {"what the controller said before does not count", stale, nil, 7, 0, resource.Pending, "", ""},
+		"suspended":                          {"suspension is seen at once, settings are acknowledged", suspended, nil, 7, 7, resource.Suspended, "", "v2"},
+		"not there":                          {"waiting", nil, nil, 0, 0, resource.Pending, "", ""},
+		"refused":                            {"a refusal answers the generation", nil, phase.Stalled("NotAllowed", errors.New("no")), 8, 0, resource.NonCompliant, "NotAllowed", ""},
+		"API server away":                    {"a failure that goes away leaves it open", reconciled(nil), errors.New("refused"), 7, 7, resource.NonCompliant, "", ""},
+		"this operation's":                   {"its generation is in the cluster", same, nil, 8, 8, resource.NonCompliant, "", ""},
+		"made anew, and the API server away": {"the same generation, of the life before", again, errors.New("refused"), 0, 0, resource.NonCompliant, "", ""},
+		"another life of it":                 {"the generation of a resource that was deleted by force is not ours", older, nil, 0, 0, resource.NonCompliant, "", ""},
 	}
 	for name, c := range cases {
 		t.Run(name, func(t *testing.T) {

@@ -102,15 +102,16 @@ func (o *outbox) setAside(p parcel) {
 
 // renew makes everything pending that was accepted before and is still
 // desired: a hub that was restored from a backup may have forgotten it. What
-// is no longer desired is forgotten here too.
+// is no longer desired, or by another operation, is forgotten here too: the
+// generation alone does not tell it from that of a resource that was made anew.
 func (o *outbox) renew(desired []link.Item) {
 	o.mu.Lock()
-	wanted := map[string]bool{}
+	wanted := map[string]link.Item{}
 	for _, item := range desired {
-		wanted[fold(item.ID)] = true
+		wanted[fold(item.ID)] = item
 	}
 	for _, key := range slices.Sorted(maps.Keys(o.sent)) {
-		if !wanted[key] {
+		if item, ok := wanted[key]; !ok || item.OperationID != o.sent[key].OperationID {
 			delete(o.sent, key)
 			continue
 		}

@@ -353,6 +353,37 @@ func TestNoStatusHoldsUpTheOthers(t *testing.T) {
 	})
 }
 
+// TestWhatWasMadeAnewIsNotReportedBefore deletes a configuration by force while the
+// agent is away, and makes it anew: its generation is the same, and what was
+// observed of the former one says nothing of it.
+func TestWhatWasMadeAnewIsNotReportedBefore(t *testing.T) {
+	h := newHub(t)
+	first, other := item("a"), item("b")
+	first.OperationID, other.OperationID = "one", "two"
+	h.want(first, other)
+	u, delivered := connect(t, h, nil)
+	receive(t, delivered)
+	for _, i := range []link.Item{first, other} {
+		o := observed(i.Name, 1)
+		o.OperationID = i.OperationID
+		u.Report(o)
+	}
+	eventually(t, "the reports are accepted", func() bool {
+		_, a := h.accepted(idOf("a"))
+		_, b := h.accepted(idOf("b"))
+		return a && b
+	})
+	anew := first
+	anew.OperationID = "three"
+	h.set(func() { h.reports = nil })
+	h.want(anew, other)
+	h.CloseClientConnections()
+	eventually(t, "the hub is told of the other again", func() bool { _, ok := h.accepted(idOf("b")); return ok })
+	if o, ok := h.accepted(idOf("a")); ok {
+		t.Errorf("what was observed of the former one was reported: %+v", o)
+	}
+}
+
 // TestAFleetDoesNotComeBackAtOneMoment looks at the pauses of a thousand agents
 // that lost their hub at the same moment, and of those that it sent away.
 func TestAFleetDoesNotComeBackAtOneMoment(t *testing.T) {
