@@ -30,7 +30,7 @@
 //     seconds after it (TTLs are rounded up to whole seconds). An observed part
 //     lives as long as its record; its Put has no TTL of its own.
 //  9. What a write answered, every later Get, List and Watch of every process
-//     sees (linearisable reads).
+//     sees (linearisable reads), and so does what an event told of.
 //  10. List answers in ascending order of keys (bytes), at most Limit records,
 //     all as of Page.Revision; a page also ends with the record that brings it to
 //     MaxPage bytes. Page.Next is the After of the next page, "" at the end. With List.Revision set to the first page's, all pages are one

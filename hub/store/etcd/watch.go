@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	clientv3 "go.etcd.io/etcd/client/v3"
 
 	"headwater.dev/hub/store"
@@ -43,6 +45,9 @@ func (s *Store) pump(ctx context.Context, feed *store.Feed, answers clientv3.Wat
 		if err := answer.Err(); err != nil {
 			return fault(ctx, err)
 		}
+		if err := s.applied(ctx, answer.Events); err != nil {
+			return err
+		}
 		for _, e := range answer.Events {
 			event := s.event(e)
 			// Both keys in one revision are a deletion, or an observed part that
@@ -60,6 +65,30 @@ func (s *Store) pump(ctx context.Context, feed *store.Feed, answers clientv3.Wat
 		return nil
 	}
 	return fmt.Errorf("%w: %w", store.ErrUnavailable, errWatchEnded)
+}
+
+// applied waits until reads see what happened. A lone member tells its watchers of
+// a write a moment before it shows the write to those who read what it has.
+func (s *Store) applied(ctx context.Context, events []*clientv3.Event) error {
+	if s.member == nil || len(events) == 0 {
+		return nil
+	}
+	last := events[len(events)-1].Kv.ModRevision
+	for {
+		// Reading as of a revision is refused while that lies in the future.
+		_, err := s.own(ctx, s.prefix, clientv3.WithRev(last), clientv3.WithCountOnly())
+		if !errors.Is(err, rpctypes.ErrFutureRev) {
+			if errors.Is(err, rpctypes.ErrCompacted) { // long since
+				return nil
+			}
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-time.After(100 * time.Microsecond):
+		}
+	}
 }
 
 func (s *Store) event(e *clientv3.Event) store.Event {

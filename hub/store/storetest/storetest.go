@@ -46,6 +46,7 @@ func Run(t *testing.T, s Subject) {
 		{"life is that of the last desired write", lifeChanges},
 		{"list pages", listPages},
 		{"list snapshot", listSnapshot},
+		{"reads see what a watch told", readAfterEvent},
 		{"list of large records", listLarge},
 		{"list limits", listLimits},
 		{"each", each},

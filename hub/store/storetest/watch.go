@@ -104,6 +104,43 @@ func listPages(t *testing.T, s Subject) {
 	}
 }
 
+// readAfterEvent reads every record as soon as a watch tells of it.
+func readAfterEvent(t *testing.T, s Subject) {
+	prefix := key(t, "")
+	_, page := listKeys(t, s, store.List{Prefix: prefix})
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	events, err := s.Store.Watch(ctx, prefix, page.Revision)
+	if err != nil {
+		t.Fatal(err)
+	}
+	const writers, writes = 8, 50
+	written := make(chan error, writers)
+	for w := range writers {
+		go func() {
+			var err error
+			for i := 0; i < writes && err == nil; i++ {
+				_, err = s.Store.Put(ctx, store.Put{Key: fmt.Sprintf("%s%d-%d", prefix, w, i), Value: json.RawMessage(`{}`)})
+			}
+			written <- err
+		}()
+	}
+	for range writers * writes {
+		e := <-events
+		if e.Err != nil {
+			t.Fatal(e.Err)
+		}
+		if r, err := s.Store.Get(ctx, e.Key); err != nil || r.Revision < e.Revision {
+			t.Fatalf("an event told of %s at revision %d, but then it is %+v: %v", e.Key, e.Revision, r, err)
+		}
+	}
+	for range writers {
+		if err := <-written; err != nil {
+			t.Error(err)
+		}
+	}
+}
+
 // listLarge makes more records than a page has bytes for, and more than are read
 // at once.
 func listLarge(t *testing.T, s Subject) {
