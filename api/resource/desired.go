@@ -45,6 +45,9 @@ type Desired[P any] struct {
 	// ReconcileRequestedAt is the newest request to reconcile at once, RFC 3339;
 	// empty when there was none. Configurations only.
 	ReconcileRequestedAt string `json:"reconcileRequestedAt,omitempty"`
+	// Changed is the newest change when only requests to reconcile came after it;
+	// nil when the newest generation is a change itself.
+	Changed *Change `json:"changed,omitempty"`
 
 	// RotateKeyAt is the newest request to replace the key of a cluster's agent;
 	// zero when there was none since it was registered.

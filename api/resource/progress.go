@@ -26,6 +26,22 @@ const CodeAgentTimeout = "AgentTimeout"
 // and that did not come to rest in time.
 const CodeReconciliationTimeout = "ReconciliationTimeout"
 
+// Change is one change of what is desired: the generation that it made, and when
+// it was asked for.
+type Change struct {
+	Generation int64     `json:"generation"`
+	At         time.Time `json:"at"`
+}
+
+// LastChange is the newest change of a record of this generation. A request to
+// reconcile makes a generation, too, but changes nothing.
+func (d Desired[P]) LastChange(generation int64) Change {
+	if d.Changed != nil {
+		return *d.Changed
+	}
+	return Change{Generation: generation, At: d.UpdatedAt}
+}
+
 // Progress is what the state of a change is derived from: nothing about it is
 // stored, so any replica can answer and no crash can leave it half done.
 type Progress struct {
@@ -33,6 +49,9 @@ type Progress struct {
 	Generation int64
 	// UpdatedAt is when that generation was asked for.
 	UpdatedAt time.Time
+	// Changed is the newest change when Generation only asks to reconcile; nil
+	// otherwise.
+	Changed *Change
 	// Deleting is set when that generation is a deletion.
 	Deleting bool
 	// AcceptedGeneration is the newest generation that the agent took over.
@@ -48,6 +67,12 @@ type Progress struct {
 
 // State gives the provisioning state at now and, when it is Failed, why.
 func (p Progress) State(now time.Time) (string, *ErrorDetail) {
+	if c := p.Changed; c != nil && p.AcceptedGeneration < p.Generation &&
+		(p.AcceptedGeneration < c.Generation || now.Sub(p.UpdatedAt) > AgentPatience) {
+		// A request does not make a change live longer, and one that nobody took
+		// makes no change fail.
+		p.Generation, p.UpdatedAt = c.Generation, c.At
+	}
 	if p.AcceptedGeneration < p.Generation || p.Deleting && p.Error == nil {
 		return p.pending(now)
 	}

@@ -72,7 +72,7 @@ func (g *Gateway) item(ctx context.Context, c cluster, k kind, r store.Record) (
 			return item, false, fmt.Errorf("read what was observed of %s: %w", r.Key, err)
 		}
 	}
-	if o.AcceptedGeneration < r.Generation && g.clock().Sub(d.UpdatedAt) > resource.AgentPatience {
+	if change := d.LastChange(r.Generation); o.AcceptedGeneration < change.Generation && g.clock().Sub(change.At) > resource.AgentPatience {
 		return item, false, nil
 	}
 	item = link.Item{

@@ -150,8 +150,17 @@ func TestNothingStaleIsHandedOut(t *testing.T) {
 	if _, d := h.edge().poll("revision=0"); ids(d) != "taken/1" {
 		t.Errorf("after 48 hours: %s", ids(d))
 	}
+	// A request to reconcile makes no change young again.
+	ask := func(d *resource.Desired[resource.FluxConfigurationProperties]) {
+		d.Changed, d.ReconcileRequestedAt = &resource.Change{Generation: 1, At: h.now().Add(-48*time.Hour - time.Minute)}, "2026-01-02T03:04:05Z"
+	}
+	h.putConfig(edgeID, "waiting", ask)
+	h.putConfig(edgeID, "taken", ask)
+	if _, d := h.edge().poll("revision=0"); ids(d) != "taken/2" {
+		t.Errorf("asked to reconcile: %s", ids(d))
+	}
 	h.putConfig(edgeID, "waiting", nil)
-	if _, d := h.edge().poll("revision=0"); ids(d) != "taken/1 waiting/2" {
+	if _, d := h.edge().poll("revision=0"); ids(d) != "taken/2 waiting/3" {
 		t.Errorf("asked for again: %s", ids(d))
 	}
 }

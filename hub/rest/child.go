@@ -336,7 +336,7 @@ func (h child[P]) commit(c *call, w wish, was entry[P], d resource.Desired[P]) (
 	if was.exists() {
 		d.SystemData = c.modified(d.SystemData)
 	}
-	d.UpdatedAt, d.CorrelationID, d.Deleting = c.now, c.correlation(), false
+	d.UpdatedAt, d.CorrelationID, d.Deleting, d.Changed = c.now, c.correlation(), false, nil
 	now, err := save(c.ctx(), h.server.store, was, d)
 	if err != nil {
 		return was, err

@@ -26,7 +26,7 @@ func (s *Server) configurations() child[fluxProperties] {
 			}
 		},
 		progress: fluxProgress, reconciled: reconciled, render: renderConfiguration,
-		admit:   s.installFlux, still: s.carried,
+		admit: s.installFlux, still: s.carried,
 		release: func(*call, clusterEntry, string) error { return nil },
 	}
 }
@@ -39,7 +39,7 @@ func fluxProgress(e entry[fluxProperties]) (resource.Progress, error) {
 		return resource.Progress{}, err
 	}
 	p := resource.Progress{Generation: e.record.Generation, UpdatedAt: e.UpdatedAt, Deleting: e.Deleting,
-		AcceptedGeneration: o.AcceptedGeneration, Error: o.Error, Wait: e.Properties.WaitForReconciliation}
+		AcceptedGeneration: o.AcceptedGeneration, Error: o.Error, Wait: e.Properties.WaitForReconciliation, Changed: e.Changed}
 	if p.Wait {
 		wait := defaultWait
 		if d := e.Properties.ReconciliationWaitDuration; d != nil && *d != "" {
@@ -49,12 +49,13 @@ func fluxProgress(e entry[fluxProperties]) (resource.Progress, error) {
 			}
 			wait = parsed
 		}
-		p.WaitUntil = e.UpdatedAt.Add(wait)
-		if o.AcceptedAt.After(e.UpdatedAt) {
+		change := e.LastChange(e.record.Generation)
+		p.WaitUntil = change.At.Add(wait)
+		if o.AcceptedAt.After(change.At) {
 			p.WaitUntil = o.AcceptedAt.Add(wait)
 		}
 		// What was compliant once has ended its operation, whatever comes later.
-		p.Settled = o.SettledGeneration >= p.Generation
+		p.Settled = o.SettledGeneration >= change.Generation
 	}
 	return p, nil
 }

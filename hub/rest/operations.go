@@ -91,6 +91,7 @@ func (h child[P]) status(o resource.Operation, e entry[P], now time.Time) (arm.O
 	if err != nil {
 		return doc, err
 	}
+	p.Changed = nil // this is about one generation, not about the resource
 	if o.Generation != p.Generation {
 		p.Generation, p.UpdatedAt, p.Deleting = o.Generation, o.StartTime, o.Verb == resource.VerbDelete
 		p.Wait = false
@@ -107,6 +108,10 @@ func (h child[P]) status(o resource.Operation, e entry[P], now time.Time) (arm.O
 	if failure != nil && o.Verb == resource.VerbReconcile && failure.Code == resource.CodeReconciliationTimeout {
 		failure = &resource.ErrorDetail{Code: failure.Code, Message: "the cluster took the request, but not every object of the configuration has handled it in time; " +
 			"see statuses for those that wait or fail"}
+	}
+	if failure != nil && o.Verb == resource.VerbReconcile && failure.Code == resource.CodeAgentTimeout {
+		failure = &resource.ErrorDetail{Code: failure.Code, Message: "the agent of the cluster did not take the request within 48 hours; nothing was changed: " +
+			"check that the agent is connected and ask again"}
 	}
 	switch state {
 	case resource.Deleting:

@@ -32,6 +32,10 @@ func (s *Server) reconcile(c *call) error {
 		if d.OperationID, err = c.begin(d.ID, resource.VerbReconcile, was.record.Generation+1); err != nil {
 			return err
 		}
+		if d.Changed == nil {
+			change := d.LastChange(was.record.Generation)
+			d.Changed = &change
+		}
 		d.ReconcileRequestedAt = c.now.Format(time.RFC3339Nano)
 		d.UpdatedAt, d.CorrelationID = c.now, c.correlation()
 		now, err := save(c.ctx(), s.store, was, d)

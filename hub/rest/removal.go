@@ -62,7 +62,7 @@ func (h child[P]) startDelete(c *call, cluster clusterEntry, was entry[P]) error
 	if d.OperationID, err = c.begin(d.ID, resource.VerbDelete, was.record.Generation+1); err != nil {
 		return err
 	}
-	d.Deleting, d.UpdatedAt, d.CorrelationID, d.SystemData = true, c.now, c.correlation(), c.modified(d.SystemData)
+	d.Deleting, d.UpdatedAt, d.CorrelationID, d.SystemData, d.Changed = true, c.now, c.correlation(), c.modified(d.SystemData), nil
 	marked, err := save(c.ctx(), h.server.store, was, d)
 	if err != nil {
 		return err
@@ -84,7 +84,7 @@ func (h child[P]) keep(c *call, marked entry[P], why error) error {
 	if d.OperationID, err = c.begin(d.ID, resource.VerbUpdate, marked.record.Generation+1); err != nil {
 		return err
 	}
-	d.Deleting, d.UpdatedAt = false, c.now
+	d.Deleting, d.UpdatedAt, d.Changed = false, c.now, nil
 	if _, err := save(c.ctx(), h.server.store, marked, d); err != nil && !lost(err) {
 		return err
 	}

@@ -73,6 +73,47 @@ func TestReconcileNow(t *testing.T) {
 	}
 }
 
+// TestARequestThatNobodyTook shows that a request to reconcile expires by itself:
+// it changes nothing of the configuration, nor how long a change waits.
+func TestARequestThatNobodyTook(t *testing.T) {
+	h := start(t)
+	h.furnish()
+	taken, waiting := inConfigurations+"/taken", inConfigurations+"/waiting"
+	ask := func(id string) string {
+		return strings.TrimPrefix(h.must(202, "POST", path(id+"/reconcile", "2023-05-01"), "").header.Get(arm.HeaderAsyncOperation), h.server.URL)
+	}
+	for _, id := range []string{taken, waiting} {
+		h.must(201, "PUT", path(id, "2025-04-01"), gitBody)
+	}
+	h.accept(taken)
+	h.pass(47 * time.Hour)
+	h.token = h.login(h.admin.ClientID, h.admin.ClientSecret)
+	ask(taken)
+	request := ask(taken)
+	ask(waiting)
+	h.pass(2 * time.Hour)
+	h.token = h.login(h.admin.ClientID, h.admin.ClientSecret)
+	a := h.must(200, "GET", path(waiting, "2025-04-01"), "")
+	if a.property(t, "properties.provisioningState") != resource.Failed || !strings.Contains(a.body, "did not take the change within 48 hours") {
+		t.Errorf("a request made a change live longer: %s", a.body)
+	}
+	h.pass(47 * time.Hour)
+	h.token = h.login(h.admin.ClientID, h.admin.ClientSecret)
+	if a := h.must(200, "GET", path(taken, "2025-04-01"), ""); a.property(t, "properties.provisioningState") != resource.Succeeded || a.property(t, "properties.errorMessage") != "" {
+		t.Errorf("a request that nobody took made the configuration fail: %s", a.body)
+	}
+	if a := h.must(200, "GET", request, ""); a.property(t, "status") != "Failed" || !strings.Contains(a.body, "did not take the request within 48 hours; nothing was changed") {
+		t.Errorf("the request: %s", a.body)
+	}
+	if a := h.must(200, "PUT", path(taken, "2025-04-01"), gitBody); a.header.Get(arm.HeaderAsyncOperation) != "" {
+		t.Errorf("a PUT of the same is a change: %s", a.body)
+	}
+	h.must(202, "PATCH", path(taken, "2025-04-01"), `{"properties":{"suspend":true}}`)
+	if a := h.must(200, "GET", path(taken, "2025-04-01"), ""); a.property(t, "properties.provisioningState") != resource.Updating {
+		t.Errorf("a change after it: %s", a.body)
+	}
+}
+
 // TestFetchedModelsAreNoChange puts back what was shown, for every type, after
 // the agent reported all it can.
 func TestFetchedModelsAreNoChange(t *testing.T) {
