@@ -12,7 +12,9 @@ import (
 	"time"
 
 	kustomizev1 "github.com/fluxcd/kustomize-controller/api/v1"
+	"github.com/fluxcd/pkg/apis/kustomize"
 	"github.com/fluxcd/pkg/apis/meta"
+	"github.com/fluxcd/pkg/runtime/conditions"
 	sourcev1 "github.com/fluxcd/source-controller/api/v1"
 	corev1 "k8s.io/api/core/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
@@ -196,6 +198,84 @@ func TestDependsOnItself(t *testing.T) {
 	if took := time.Since(start); took > 5*time.Second {
 		t.Errorf("woken after %s", took)
 	}
+}
+
+// TestReadyOnesStayReady: a dependency that is busy does not disturb who is
+// ready, until there is something to apply.
+func TestReadyOnesStayReady(t *testing.T) {
+	w := newWorld(t, "admin")
+	other := w.publish("other", map[string]string{"a.yaml": cm("a", "1")})
+	w.n = 10
+	revision := w.publish("repo", map[string]string{"web.yaml": deployment})
+	w.kustomization("base", func(s *kustomizev1.KustomizationSpec) { s.Wait = true })
+	w.kustomization("app", func(s *kustomizev1.KustomizationSpec) {
+		s.SourceRef.Name, s.DependsOn = "other", []kustomizev1.DependencyReference{{Name: "base"}}
+	})
+	w.ready("base", revision)
+	w.ready("app", other)
+	w.n = 15
+	other = w.publish("other", map[string]string{"a.yaml": cm("a", "1"), "b.yaml": cm("b", "1")}) // by now its objects are watched
+	was := conditions.Get(w.ready("app", other), meta.ReadyCondition)
+	w.publish("repo", map[string]string{"web.yaml": unready()})
+	w.progressing("base", "Running health checks")
+	w.kustomization("probe", func(s *kustomizev1.KustomizationSpec) { s.SourceRef.Name = "other" })
+	w.ready("probe", other)
+	if now := conditions.Get(w.get("app"), meta.ReadyCondition); now.Status != was.Status || now.LastTransitionTime != was.LastTransitionTime {
+		t.Errorf("Ready was %v and is %v", was, now)
+	}
+	w.n = 25
+	other = w.publish("other", map[string]string{"a.yaml": cm("a", "2")})
+	w.failed("app", meta.DependencyNotReadyReason, "dependency '"+w.ns+"/base' is not ready")
+	w.publish("repo", map[string]string{"web.yaml": deployment})
+	w.ready("app", other)
+}
+
+// TestHealthExpressionOfAPlainKind: expressions judge any kind, also those whose
+// state is usually of no interest.
+func TestHealthExpressionOfAPlainKind(t *testing.T) {
+	w := newWorld(t, "admin")
+	revision := w.publish("repo", map[string]string{"a.yaml": cm("a", "1")})
+	w.kustomization("app", func(s *kustomizev1.KustomizationSpec) {
+		s.Wait = true
+		s.HealthCheckExprs = []kustomize.CustomHealthCheck{{APIVersion: "v1", Kind: "ConfigMap", HealthCheckExpressions: kustomize.HealthCheckExpressions{
+			InProgress: "!has(data.done)", Current: "data.done == 'yes'",
+		}}}
+	})
+	w.progressing("app", "Running health checks")
+	a, err := w.configMap("a")
+	if err != nil {
+		t.Fatal(err)
+	}
+	a.Data["done"] = "yes"
+	if err := w.client.Update(w.ctx, a); err != nil {
+		t.Fatal(err)
+	}
+	w.ready("app", revision)
+}
+
+// TestFailedPruneIsKept: what could not be deleted stays in the inventory, and
+// goes when it may.
+func TestFailedPruneIsKept(t *testing.T) {
+	w := newWorld(t, "view")
+	rules := []rbacv1.PolicyRule{{APIGroups: []string{""}, Resources: []string{"configmaps"}, Verbs: []string{"create", "patch"}}}
+	role := &rbacv1.Role{ObjectMeta: metav1.ObjectMeta{Name: "writer", Namespace: w.ns}, Rules: rules}
+	w.create(role)
+	w.create(&rbacv1.RoleBinding{ObjectMeta: metav1.ObjectMeta{Name: "writer", Namespace: w.ns}, RoleRef: rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "Role", Name: "writer"},
+		Subjects: []rbacv1.Subject{{Kind: "ServiceAccount", Name: "flux-applier", Namespace: w.ns}}})
+	w.kustomization("app", func(s *kustomizev1.KustomizationSpec) { s.RetryInterval = &metav1.Duration{Duration: 500 * time.Millisecond} })
+	w.ready("app", w.publish("repo", map[string]string{"a.yaml": cm("a", "1"), "b.yaml": cm("b", "1")}))
+	revision := w.publish("repo", map[string]string{"a.yaml": cm("a", "2")})
+	w.failed("app", meta.PruneFailedReason, "ConfigMap/"+w.ns+"/b delete failed (Forbidden)")
+	w.holds("app", map[string]string{"a": "2", "b": "1"})
+	if h := w.get("app").Status.History; h[0].LastReconciledStatus != meta.PruneFailedReason {
+		t.Errorf("history %+v", h)
+	}
+	role.Rules[0].Verbs = append(role.Rules[0].Verbs, "delete")
+	if err := w.client.Update(w.ctx, role); err != nil {
+		t.Fatal(err)
+	}
+	w.ready("app", revision)
+	w.holds("app", map[string]string{"a": "2"})
 }
 
 // TestSourceThatGoes: without its source a Kustomization keeps what it has, says

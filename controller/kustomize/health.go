@@ -74,15 +74,22 @@ func (s *scope) checked() []apply.Ref {
 	return refs
 }
 
-// look reads the objects that the tenant may not watch.
+// look reads the objects that the tenant may not watch, and those of which only
+// the metadata is watched although an expression judges them.
 func (l *loop) look(ctx context.Context, s *scope, refs []apply.Ref) (map[apply.ID]apply.Live, error) {
 	counts := map[apply.ID]bool{}
 	for _, ref := range refs {
 		counts[ref.ID] = true
 	}
 	seen := map[apply.ID]apply.Live{}
-	for _, ref := range l.watcher.Blind(s.key) {
-		if !counts[ref.ID] {
+	unseen := l.watcher.Blind(s.key)
+	for _, ref := range refs {
+		if s.judge[ref.GroupKind] != nil && apply.Plain(ref.GroupKind) {
+			unseen = append(unseen, ref)
+		}
+	}
+	for _, ref := range unseen {
+		if _, done := seen[ref.ID]; done || !counts[ref.ID] {
 			continue
 		}
 		live, err := l.watcher.Get(ctx, s.tenant, ref)

@@ -307,11 +307,7 @@ func TestDependencyCycle(t *testing.T) {
 	w.kustomization("x", depend("y"))
 	w.kustomization("y", depend("x"))
 	w.failed("x", meta.DependencyNotReadyReason, fmt.Sprintf("dependency cycle Kustomization/%[1]s/x → Kustomization/%[1]s/y → Kustomization/%[1]s/x", w.ns))
-	y := w.get("y")
-	y.Spec.DependsOn = nil
-	if err := w.client.Update(w.ctx, y); err != nil {
-		t.Fatal(err)
-	}
+	w.change("y", func(k *kustomizev1.Kustomization) { k.Spec.DependsOn = nil })
 	w.ready("x", revision)
 }
 

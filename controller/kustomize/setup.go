@@ -23,7 +23,6 @@ import (
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/builder"
 	"sigs.k8s.io/controller-runtime/pkg/client"
-	"sigs.k8s.io/controller-runtime/pkg/handler"
 	"sigs.k8s.io/controller-runtime/pkg/manager"
 	"sigs.k8s.io/controller-runtime/pkg/predicate"
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
@@ -81,7 +80,7 @@ func Setup(ctx context.Context, h *host.Host) error {
 	b := ctrl.NewControllerManagedBy(h.Manager).Named("kustomization").
 		For(&kustomizev1.Kustomization{}, builder.WithPredicates(
 			predicate.Or(predicate.GenerationChangedPredicate{}, predicates.ReconcileRequestedPredicate{}, depend.Changed()))).
-		Watches(&kustomizev1.Kustomization{}, handler.EnqueueRequestsFromMapFunc(l.dependents), builder.WithPredicates(dependencyChanged())).
+		Watches(&kustomizev1.Kustomization{}, l.dependentsHandler(), builder.WithPredicates(dependencyChanged())).
 		WatchesRawSource(source.TypedFunc[reconcile.Request](l.wakes.attach)).
 		WithOptions(h.ControllerOptions())
 	for _, kind := range []string{sourcev1.GitRepositoryKind, sourcev1.OCIRepositoryKind, sourcev1.BucketKind, sourcev1.ExternalArtifactKind} {
@@ -90,7 +89,7 @@ func Setup(ctx context.Context, h *host.Host) error {
 		}
 	}
 	if served(h, helmv2.GroupVersion.WithKind(helmv2.HelmReleaseKind)) {
-		b.Watches(&helmv2.HelmRelease{}, handler.EnqueueRequestsFromMapFunc(l.dependents), builder.WithPredicates(dependencyChanged()))
+		b.Watches(&helmv2.HelmRelease{}, l.dependentsHandler(), builder.WithPredicates(dependencyChanged()))
 	}
 	if err := b.Complete(l.reconciler()); err != nil {
 		return fmt.Errorf("set up the Kustomization loop: %w", err)

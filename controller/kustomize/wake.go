@@ -2,10 +2,12 @@ package kustomize
 
 import (
 	"context"
+	"slices"
 	"sync"
 
 	kustomizev1 "github.com/fluxcd/kustomize-controller/api/v1"
 	"github.com/fluxcd/pkg/apis/meta"
+	"github.com/fluxcd/pkg/runtime/conditions"
 	sourcev1 "github.com/fluxcd/source-controller/api/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/util/workqueue"
@@ -120,7 +122,20 @@ func (l *loop) wakeUsers(ctx context.Context, kind string, src client.Object, q 
 	}()
 }
 
-// dependents lists who depends on an object.
+// dependentsHandler wakes who depends on an object, by what it is now.
+func (l *loop) dependentsHandler() handler.EventHandler {
+	wake := func(ctx context.Context, o client.Object, q queue) {
+		for _, r := range l.dependents(ctx, o) {
+			q.Add(r)
+		}
+	}
+	return handler.Funcs{
+		CreateFunc: func(ctx context.Context, e event.CreateEvent, q queue) { wake(ctx, e.Object, q) },
+		UpdateFunc: func(ctx context.Context, e event.UpdateEvent, q queue) { wake(ctx, e.ObjectNew, q) },
+	}
+}
+
+// dependents lists who depends on an object and may move because of it.
 func (l *loop) dependents(ctx context.Context, obj client.Object) []reconcile.Request {
 	var list kustomizev1.KustomizationList
 	key := depend.KeyOf(obj).String()
@@ -130,9 +145,23 @@ func (l *loop) dependents(ctx context.Context, obj client.Object) []reconcile.Re
 	}
 	var out []reconcile.Request
 	for i := range list.Items {
-		out = append(out, reconcile.Request{NamespacedName: client.ObjectKeyFromObject(&list.Items[i])})
+		if moves(&list.Items[i], obj) {
+			out = append(out, reconcile.Request{NamespacedName: client.ObjectKeyFromObject(&list.Items[i])})
+		}
 	}
 	return out
+}
+
+// moves reports whether a change of a dependency can make a dependent move. One
+// that is ready does not become unready because what it depends on is busy for a
+// while: as in Flux, that counts when it has something to apply.
+func moves(k *kustomizev1.Kustomization, dependency client.Object) bool {
+	if o, ok := dependency.(depend.Object); !ok || depend.Ready(o) || !conditions.IsReady(k) {
+		return true
+	}
+	key := depend.KeyOf(dependency)
+	refs, err := depend.Of(k)
+	return err != nil || slices.ContainsFunc(refs, func(r depend.Ref) bool { return r.Key == key && r.ReadyExpr != "" })
 }
 
 // dependencyChanged lets through what can make dependents move. An expression

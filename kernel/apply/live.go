@@ -200,8 +200,8 @@ func jobHealth(u *unstructured.Unstructured) (Health, string) {
 	return InProgress, "Job in progress"
 }
 
-// plain are kinds without a status that matters: their metadata is enough.
-func plain(gk schema.GroupKind) bool {
+// Plain are kinds without a status that matters: their metadata is enough.
+func Plain(gk schema.GroupKind) bool {
 	switch gk.Group {
 	case "":
 		switch gk.Kind {

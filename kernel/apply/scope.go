@@ -135,7 +135,7 @@ func (w *Watcher) listWatch(s *scope, m *meta.RESTMapping) *cache.ListWatch {
 	follow := func(ctx context.Context, o metav1.ListOptions) (watch.Interface, error) {
 		return s.access.Dynamic.Resource(m.Resource).Namespace(s.key.namespace).Watch(ctx, o)
 	}
-	if plain(s.key.gvk.GroupKind()) {
+	if Plain(s.key.gvk.GroupKind()) {
 		list = func(ctx context.Context, o metav1.ListOptions) (runtime.Object, error) {
 			return s.access.Metadata.Resource(m.Resource).Namespace(s.key.namespace).List(ctx, o)
 		}
