@@ -285,6 +285,7 @@ func (h clusters) patch(c *call) error {
 	if err != nil {
 		return err
 	}
+	versions.Strip(h.typ, c.version, sent)
 	return retry(func() error {
 		was, err := c.loadCluster()
 		if err != nil {
