@@ -29,9 +29,13 @@ type Config struct {
 	// Hub is the hub's https URL, and CA the PEM of who signed its certificate.
 	Hub string
 	CA  []byte
-	// Cluster is the ARM id of the cluster, and Key its private key.
-	Cluster string
-	Key     *rsa.PrivateKey
+	// Cluster is the ARM id of the cluster, and Key its private key. Rotation is
+	// what is kept of the keys before and after it.
+	Cluster  string
+	Key      *rsa.PrivateKey
+	Rotation rotation
+	// RotateEvery is how often the key is replaced; 0 for only when the hub asks.
+	RotateEvery time.Duration
 	// Namespace of the agent.
 	Namespace string
 	// Known is how far the hub's wishes had come before this process began.
@@ -64,11 +68,15 @@ func New(c Config) (*Agent, error) {
 	if err != nil {
 		return nil, fmt.Errorf("make client: %w", err)
 	}
-	a := &Agent{state: newState(kube, c.Namespace, identityOf(c.Hub, c.Cluster), c.Log.WithName("state"))}
-	keeper := &settings{kube: kube, key: c.Key}
+	a := &Agent{state: newState(kube, c.Namespace, identityOf(c.Hub, c.Cluster))}
+	ring, err := newKeyring(kube, c)
+	if err != nil {
+		return nil, err
+	}
+	keeper := &settings{kube: kube, keys: ring.all}
 	pulse := &heart{kube: kube, version: c.Version, now: time.Now}
 	a.uplink, err = uplink.New(uplink.Config{
-		Hub: c.Hub, CA: c.CA, Cluster: c.Cluster, Key: c.Key,
+		Hub: c.Hub, CA: c.CA, Cluster: c.Cluster, Keyring: ring,
 		Desired: a.desired, Heartbeat: pulse.beat, Log: c.Log.WithName("uplink"),
 		Known: c.Known, Remember: a.state.remember, Tracer: tracer(c, "uplink"),
 	})
@@ -122,6 +130,5 @@ func (a *Agent) Run(ctx context.Context) error {
 	g.Go(func() error { return a.uplink.Run(ctx) })
 	g.Go(func() error { return a.extension.Run(ctx) })
 	g.Go(func() error { return a.mirror.Run(ctx) })
-	g.Go(func() error { return a.state.run(ctx) })
 	return g.Wait()
 }

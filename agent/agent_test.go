@@ -75,7 +75,7 @@ func newWorld(t *testing.T) *world {
 	if err != nil {
 		t.Fatal(err)
 	}
-	keeper, log := &settings{kube: own, key: key}, testr.New(t)
+	keeper, log := &settings{kube: own, keys: func() []*rsa.PrivateKey { return []*rsa.PrivateKey{key} }}, testr.New(t)
 	w.extension, err = extension.New(extension.Config{REST: as, Settings: keeper, Image: extension.Image{Reference: "headwater.dev/agent:test"},
 		Version: "1.2.3", Report: w.take, Now: time.Now, Log: log.WithName("extension")})
 	if err != nil {

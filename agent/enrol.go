@@ -75,7 +75,7 @@ func newKey() ([]byte, error) {
 // enrol asks the hub to let the cluster in, until it has, and says meanwhile in
 // the log and in the agent's ConfigMap what it waits for.
 func enrol(ctx context.Context, kube kubernetes.Interface, c Config) error {
-	status := newState(kube, c.Namespace, identityOf(c.Hub, c.Cluster), c.Log)
+	status := newState(kube, c.Namespace, identityOf(c.Hub, c.Cluster))
 	say := func(ctx context.Context, what string) {
 		if err := status.write(ctx, map[string]string{stateEnrolment: what}); err != nil {
 			c.Log.Info("what the enrolment waits for is not written", "error", err.Error())

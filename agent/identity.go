@@ -60,6 +60,12 @@ func read(ctx context.Context, kube kubernetes.Interface, namespace string, c *C
 	if c.Key, err = parseKey(secret.Data["tls.key"]); err != nil {
 		return fmt.Errorf("%w: tls.key of Secret %s/%s: %w", errIdentity, namespace, identitySecret, err)
 	}
+	if c.Rotation, err = readRotation(secret, c.Key); err != nil {
+		return fmt.Errorf("%w: %s of Secret %s/%s: %w", errIdentity, rotationKey, namespace, identitySecret, err)
+	}
+	if c.RotateEvery, err = rotateEvery(m.Data["rotate-key-every"]); err != nil {
+		return fmt.Errorf("%w: rotate-key-every of ConfigMap %s/%s: %w", errIdentity, namespace, configMap, err)
+	}
 	c.Hub = m.Data["hub"]
 	c.CA = []byte(m.Data["ca.crt"])
 	c.Cluster = m.Data["cluster-id"]

@@ -31,7 +31,8 @@ const maxSettings = 1 << 20
 // cluster's key and are opened here and nowhere else; errors never hold them.
 type settings struct {
 	kube kubernetes.Interface
-	key  *rsa.PrivateKey
+	// keys are those that something may be sealed to.
+	keys func() []*rsa.PrivateKey
 }
 
 // Keep makes the Secret hold the version of the settings. The Secret stays as
@@ -108,11 +109,15 @@ func (s *settings) Read(ctx context.Context, namespace, name string) (map[string
 
 // open opens what was sealed to this cluster. Values stay as they were given.
 func (s *settings) open(sealed []byte) (map[string][]byte, error) {
-	identity, err := agessh.NewRSAIdentity(s.key)
-	if err != nil {
-		return nil, fmt.Errorf("use the cluster's key: %w", err)
+	var identities []age.Identity
+	for _, key := range s.keys() {
+		identity, err := agessh.NewRSAIdentity(key)
+		if err != nil {
+			return nil, fmt.Errorf("use the cluster's key: %w", err)
+		}
+		identities = append(identities, identity)
 	}
-	plain, err := age.Decrypt(bytes.NewReader(sealed), identity)
+	plain, err := age.Decrypt(bytes.NewReader(sealed), identities...)
 	if err != nil {
 		return nil, fmt.Errorf("the protected settings are not sealed to this cluster's key (was the cluster connected anew?): apply the resource again: %w", err)
 	}

@@ -7,10 +7,8 @@ import (
 	"maps"
 	"strconv"
 	"strings"
-	"sync"
 	"time"
 
-	"github.com/go-logr/logr"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -28,8 +26,8 @@ const (
 	stateEpoch     = "epoch"
 	stateRevision  = "revision"
 	stateEnrolment = "enrolment"
-	// saveRetry is the pause after a write that failed.
-	saveRetry = 5 * time.Second
+	// savePatience bounds a write.
+	savePatience = 10 * time.Second
 )
 
 // state keeps over restarts how far the hub's wishes had come, so that nobody
@@ -38,16 +36,11 @@ type state struct {
 	kube      kubernetes.Interface
 	namespace string
 	// of names the hub and the cluster: a mark of others means nothing.
-	of  string
-	log logr.Logger
-
-	mu   sync.Mutex
-	mark uplink.Mark
-	wake chan struct{}
+	of string
 }
 
-func newState(kube kubernetes.Interface, namespace, of string, log logr.Logger) *state {
-	return &state{kube: kube, namespace: namespace, of: of, log: log, wake: make(chan struct{}, 1)}
+func newState(kube kubernetes.Interface, namespace, of string) *state {
+	return &state{kube: kube, namespace: namespace, of: of}
 }
 
 // load reads the mark; zero when there is none of this cluster. What cannot be
@@ -75,7 +68,7 @@ func (s *state) load(ctx context.Context) (uplink.Mark, error) {
 // recall fills in what the agent knew before it was started. It waits until that
 // can be read.
 func recall(ctx context.Context, kube kubernetes.Interface, c *Config) error {
-	s := newState(kube, c.Namespace, identityOf(c.Hub, c.Cluster), c.Log)
+	s := newState(kube, c.Namespace, identityOf(c.Hub, c.Cluster))
 	return wait.PollUntilContextCancel(ctx, 2*time.Second, true, func(ctx context.Context) (bool, error) {
 		var err error
 		c.Known, err = s.load(ctx)
@@ -87,37 +80,12 @@ func recall(ctx context.Context, kube kubernetes.Interface, c *Config) error {
 	})
 }
 
-// remember takes a newer mark; run writes it. It does not block.
-func (s *state) remember(m uplink.Mark) {
-	s.mu.Lock()
-	s.mark = m
-	s.mu.Unlock()
-	s.again()
-}
-
-// run writes the newest mark until ctx ends.
-func (s *state) run(ctx context.Context) error {
-	for {
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-s.wake:
-		}
-		s.mu.Lock()
-		m := s.mark
-		s.mu.Unlock()
-		err := s.write(ctx, map[string]string{stateOf: s.of, stateEpoch: strconv.FormatInt(m.Epoch, 10), stateRevision: strconv.FormatInt(m.Revision, 10)})
-		if err == nil {
-			continue
-		}
-		s.log.Info("how far the hub's wishes have come is not written yet, will retry", "error", err.Error())
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-time.After(saveRetry):
-			s.again()
-		}
-	}
+// remember keeps a newer mark: when it returns nil the mark is written, and no
+// crash can lose it.
+func (s *state) remember(ctx context.Context, m uplink.Mark) error {
+	ctx, cancel := context.WithTimeout(ctx, savePatience)
+	defer cancel()
+	return s.write(ctx, map[string]string{stateOf: s.of, stateEpoch: strconv.FormatInt(m.Epoch, 10), stateRevision: strconv.FormatInt(m.Revision, 10)})
 }
 
 // write changes some of the ConfigMap; an empty value removes.
@@ -158,12 +126,4 @@ func (s *state) write(ctx context.Context, change map[string]string) error {
 // identityOf names whose mark it is.
 func identityOf(hub, cluster string) string {
 	return strings.ToLower(strings.TrimRight(hub, "/") + cluster)
-}
-
-// again makes run write the newest mark once more.
-func (s *state) again() {
-	select {
-	case s.wake <- struct{}{}:
-	default:
-	}
 }

@@ -3,12 +3,14 @@ package uplink
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -84,7 +86,12 @@ func TestA86RollbackAcrossRestarts(t *testing.T) {
 	var marks []Mark
 	_, delivered := connect(t, h, func(c *Config) {
 		c.Known = Mark{Epoch: 0, Revision: 5}
-		c.Remember = func(m Mark) { mu.Lock(); defer mu.Unlock(); marks = append(marks, m) }
+		c.Remember = func(_ context.Context, m Mark) error {
+			mu.Lock()
+			defer mu.Unlock()
+			marks = append(marks, m)
+			return nil
+		}
 	})
 	eventually(t, "the hub is told what was known", func() bool {
 		h.mu.Lock()
@@ -107,4 +114,31 @@ func TestA86RollbackAcrossRestarts(t *testing.T) {
 	if !slices.Equal(marks, []Mark{{1, 2}}) {
 		t.Errorf("remembered %v", marks)
 	}
+}
+
+// TestA86NothingIsDeliveredThatIsNotKept is an agent that cannot keep how far the
+// hub's wishes have come: were it to carry them out and crash, it could be made to
+// go back.
+func TestA86NothingIsDeliveredThatIsNotKept(t *testing.T) {
+	h := newHub(t)
+	var broken atomic.Bool
+	broken.Store(true)
+	tries := make(chan Mark, 100)
+	_, delivered := connect(t, h, func(c *Config) {
+		c.Remember = func(_ context.Context, m Mark) error {
+			if broken.Load() {
+				tries <- m
+				return errors.New("no room")
+			}
+			return nil
+		}
+	})
+	for range 3 {
+		<-tries
+	}
+	if len(delivered) != 0 {
+		t.Fatal("what is not kept was delivered")
+	}
+	broken.Store(false)
+	receive(t, delivered)
 }

@@ -11,8 +11,6 @@ import (
 	"net/http"
 	"time"
 
-	"github.com/google/uuid"
-
 	"headwater.dev/api/link"
 )
 
@@ -92,7 +90,7 @@ func (u *Uplink) unacceptable(err error, parcels []parcel) bool {
 	}
 	switch {
 	case r.status == http.StatusConflict:
-		u.session, u.sequence = uuid.NewString(), 0
+		u.begin()
 		return false
 	case len(parcels) == 0:
 		return false
@@ -116,7 +114,7 @@ func (u *Uplink) post(ctx context.Context, parcels []parcel, beat bool) error {
 		return err
 	}
 	u.sequence++
-	report := link.Report{Session: u.session, Sequence: u.sequence}
+	report := link.Report{Session: *u.session.Load(), Sequence: u.sequence}
 	if beat && u.config.Heartbeat != nil {
 		h := u.config.Heartbeat(ctx)
 		report.Heartbeat = &h

@@ -104,7 +104,7 @@ func (u *Uplink) stream(ctx context.Context) (delivered bool, err error) {
 		if m.Desired == nil {
 			continue
 		}
-		if err := u.deliver(*m.Desired, !delivered); err != nil {
+		if err := u.deliver(ctx, *m.Desired, !delivered); err != nil {
 			return delivered, err
 		}
 		delivered = true
@@ -160,7 +160,7 @@ func (u *Uplink) poll(ctx context.Context) (delivered bool, err error) {
 	if m.Desired == nil {
 		return false, errors.New("the hub's answer holds nothing desired")
 	}
-	return true, u.deliver(*m.Desired, first)
+	return true, u.deliver(ctx, *m.Desired, first)
 }
 
 // open asks for what is desired and returns a successful answer.
@@ -172,6 +172,7 @@ func (u *Uplink) open(ctx context.Context, token string, query url.Values) (*htt
 		return nil, err
 	}
 	req.Header.Set("Authorization", "Bearer "+token)
+	req.Header.Set(link.HeaderSession, *u.session.Load())
 	res, err := u.http.Do(req)
 	if err != nil {
 		return nil, fmt.Errorf("ask the hub what is desired: %w", err)
@@ -185,7 +186,7 @@ func (u *Uplink) open(ctx context.Context, token string, query url.Values) (*htt
 
 // deliver checks a message and hands it on. The first of a connection also
 // makes everything that was reported before be reported again.
-func (u *Uplink) deliver(d link.Desired, first bool) error {
+func (u *Uplink) deliver(ctx context.Context, d link.Desired, first bool) error {
 	if fold(d.Cluster) != fold(u.config.Cluster) {
 		return fmt.Errorf("the hub spoke to cluster %q; this is %q", clip(d.Cluster), u.config.Cluster)
 	}
@@ -202,6 +203,11 @@ func (u *Uplink) deliver(d link.Desired, first bool) error {
 			return fmt.Errorf("the hub desires %q, which is not of this cluster", clip(item.ID))
 		}
 	}
+	if u.config.Remember != nil && (d.Epoch != u.epoch || d.Revision != u.known) {
+		if err := u.config.Remember(ctx, Mark{Epoch: d.Epoch, Revision: d.Revision}); err != nil {
+			return fmt.Errorf("keep how far the hub's wishes have come, without which none is carried out: %w", err)
+		}
+	}
 	if first {
 		u.config.Log.Info("connected to the hub", "revision", d.Revision, "items", len(d.Items))
 		u.outbox.renew(d.Items)
@@ -209,11 +215,11 @@ func (u *Uplink) deliver(d link.Desired, first bool) error {
 			u.config.Connected()
 		}
 	}
-	if u.config.Remember != nil && (d.Epoch != u.epoch || d.Revision != u.known) {
-		u.config.Remember(Mark{Epoch: d.Epoch, Revision: d.Revision})
-	}
 	u.revision, u.known, u.epoch = d.Revision, d.Revision, d.Epoch
 	u.isConnected()
+	if d.RotateKey {
+		u.askForKey()
+	}
 	u.config.Desired(d)
 	return nil
 }

@@ -2,6 +2,7 @@ package uplink
 
 import (
 	"context"
+	"crypto/rsa"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -25,38 +26,108 @@ const assertionLife = 4 * time.Minute
 // maxAnswer bounds what is read of a short answer.
 const maxAnswer = 64 << 10
 
-// tokens gets access tokens with the cluster's key and keeps the newest.
+// tokens gets access tokens with the cluster's key and keeps the newest. Whoever
+// needs one while it is asked for waits for the same answer.
 type tokens struct {
 	up *Uplink
 
 	mu      sync.Mutex
 	access  string
 	renewAt time.Time
+	// asking is the request under way; nil for none.
+	asking *asking
+	// notBefore is until when the hub asked to wait, when it said why.
+	notBefore time.Time
+	why       error
+
+	// What follows is touched by the one request under way only.
+
 	// skew is how far the hub's clock is ahead of ours, learned from a refusal.
 	// Without it a cluster with a wrong clock could never connect.
 	skew time.Duration
+	// untold is a next key that the hub cannot know; nil for none.
+	untold *rsa.PrivateKey
+	// formerAt is when former keys were tried last.
+	formerAt time.Time
+}
+
+// asking is a request for a token that some wait for.
+type asking struct {
+	done   chan struct{}
+	access string
+	err    error
 }
 
 func newTokens(u *Uplink) *tokens { return &tokens{up: u} }
 
 // get returns a token that is good for at least a few requests.
 func (t *tokens) get(ctx context.Context) (string, error) {
+	for {
+		t.mu.Lock()
+		now := time.Now()
+		switch {
+		case t.access != "" && now.Before(t.renewAt):
+			defer t.mu.Unlock()
+			return t.access, nil
+		case now.Before(t.notBefore):
+			defer t.mu.Unlock()
+			return "", t.why
+		case t.asking == nil:
+			t.asking = &asking{done: make(chan struct{})}
+			a := t.asking
+			t.mu.Unlock()
+			return t.ask(ctx, a)
+		}
+		a := t.asking
+		t.mu.Unlock()
+		select {
+		case <-a.done:
+		case <-ctx.Done():
+			return "", ctx.Err()
+		}
+		if !errors.Is(a.err, context.Canceled) && !errors.Is(a.err, context.DeadlineExceeded) { // of whoever asked
+			return a.access, a.err
+		}
+	}
+}
+
+// ask asks the hub, for all who wait.
+func (t *tokens) ask(ctx context.Context, a *asking) (string, error) {
+	token, err := t.grant(ctx)
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if t.access != "" && time.Now().Before(t.renewAt) {
-		return t.access, nil
-	}
-	token, err := t.request(ctx)
-	var refused *refusal
-	if errors.As(err, &refused) && t.learnSkew(refused) {
-		token, err = t.request(ctx)
-	}
 	if err != nil {
-		return "", fmt.Errorf("get a token from the hub: %w", err)
+		a.err = fmt.Errorf("get a token from the hub: %w", err)
+		var r *refusal
+		if errors.As(err, &r) && r.after > 0 {
+			t.notBefore, t.why = time.Now().Add(r.after), a.err
+		}
+	} else {
+		a.access = token.AccessToken
+		t.access, t.renewAt = a.access, time.Now().Add(time.Duration(token.ExpiresIn)*time.Second*4/5)
 	}
-	t.access = token.AccessToken
-	t.renewAt = time.Now().Add(time.Duration(token.ExpiresIn) * time.Second * 4 / 5)
-	return t.access, nil
+	t.asking = nil
+	close(a.done)
+	return a.access, a.err
+}
+
+// renew makes the next get move on to a next key, which the hub cannot know when
+// it is fresh.
+func (t *tokens) renew(next *rsa.PrivateKey, fresh bool) {
+	for {
+		t.mu.Lock()
+		a := t.asking
+		if a == nil {
+			t.access = ""
+			if fresh {
+				t.untold = next
+			}
+			t.mu.Unlock()
+			return
+		}
+		t.mu.Unlock()
+		<-a.done
+	}
 }
 
 // drop forgets a token that the hub refused, so that the next get asks anew.
@@ -83,8 +154,19 @@ func (t *tokens) learnSkew(r *refusal) bool {
 	return true
 }
 
-func (t *tokens) request(ctx context.Context) (link.Token, error) {
-	assertion, err := t.assertion()
+// request asks for a token with a key, and once more when the clocks seem to
+// differ.
+func (t *tokens) request(ctx context.Context, key *rsa.PrivateKey) (link.Token, error) {
+	token, err := t.requestOnce(ctx, key)
+	var refused *refusal
+	if errors.As(err, &refused) && t.learnSkew(refused) {
+		token, err = t.requestOnce(ctx, key)
+	}
+	return token, err
+}
+
+func (t *tokens) requestOnce(ctx context.Context, key *rsa.PrivateKey) (link.Token, error) {
+	assertion, err := t.assertion(key)
 	if err != nil {
 		return link.Token{}, err
 	}
@@ -119,22 +201,26 @@ func (t *tokens) request(ctx context.Context) (link.Token, error) {
 }
 
 // assertion proves that this is the cluster: it is signed by the key whose
-// public half is in the cluster's record, for this hub only, used once.
-func (t *tokens) assertion() (string, error) {
-	now := time.Now().Add(t.skew)
-	claims := jwt.RegisteredClaims{
-		Issuer:    t.up.config.Cluster,
-		Subject:   t.up.config.Cluster,
-		Audience:  jwt.ClaimStrings{t.up.url(link.PathToken)},
-		ID:        uuid.NewString(),
-		IssuedAt:  jwt.NewNumericDate(now),
-		ExpiresAt: jwt.NewNumericDate(now.Add(assertionLife)),
-	}
-	signed, err := jwt.NewWithClaims(jwt.SigningMethodRS256, claims).SignedString(t.up.config.Key)
+// public half the hub knows, for this hub only, used once.
+func (t *tokens) assertion(key *rsa.PrivateKey) (string, error) {
+	signed, err := jwt.NewWithClaims(jwt.SigningMethodRS256, t.claims(link.PathToken, uuid.NewString())).SignedString(key)
 	if err != nil {
 		return "", fmt.Errorf("sign the assertion: %w", err)
 	}
 	return signed, nil
+}
+
+// claims are those of an assertion for one of the hub's paths.
+func (t *tokens) claims(path, id string) jwt.RegisteredClaims {
+	now := time.Now().Add(t.skew)
+	return jwt.RegisteredClaims{
+		Issuer:    t.up.config.Cluster,
+		Subject:   t.up.config.Cluster,
+		Audience:  jwt.ClaimStrings{t.up.url(path)},
+		ID:        id,
+		IssuedAt:  jwt.NewNumericDate(now),
+		ExpiresAt: jwt.NewNumericDate(now.Add(assertionLife)),
+	}
 }
 
 func (u *Uplink) url(path string) string { return u.hub.String() + path }

@@ -16,6 +16,7 @@ import (
 	"net/http"
 	"net/url"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/go-logr/logr"
@@ -35,8 +36,10 @@ type Config struct {
 	CA []byte
 	// Cluster is the ARM id of this cluster.
 	Cluster string
-	// Key is the cluster's private key.
-	Key *rsa.PrivateKey
+	// Key is the cluster's private key; Keyring, when set, has it and those that
+	// follow it.
+	Key     *rsa.PrivateKey
+	Keyring Keyring
 	// Proxy chooses a proxy per request; nil follows HTTPS_PROXY and NO_PROXY.
 	Proxy func(*http.Request) (*url.URL, error)
 	// Desired is called with everything the hub wants, in the order in which
@@ -49,9 +52,9 @@ type Config struct {
 	Connected func()
 	// Known is the newest that the hub desired of this cluster before this process
 	// began; what is older is refused. Remember, when set, is called with what is
-	// newer, before that is delivered. It must not block.
+	// newer, before that is delivered: nothing is delivered that it has not kept.
 	Known    Mark
-	Remember func(Mark)
+	Remember func(context.Context, Mark) error
 	// Tracer takes the spans of reports; nil for none.
 	Tracer trace.Tracer
 	Log    logr.Logger
@@ -62,15 +65,18 @@ type Mark struct{ Epoch, Revision int64 }
 
 // Uplink is the connection. Report may be called at any time, also before Run.
 type Uplink struct {
-	config  Config
-	hub     *url.URL
-	http    *http.Client
-	tokens  *tokens
-	outbox  *outbox
-	timing  timing
-	session string
+	config Config
+	hub    *url.URL
+	http   *http.Client
+	tokens *tokens
+	outbox *outbox
+	timing timing
+	// session names this process, in its questions and in its reports.
+	session atomic.Pointer[string]
 	// sequence of the last report; touched by the sending goroutine only.
 	sequence int64
+	// rekey asks for a new key.
+	rekey chan struct{}
 	// connected wakes the sender after the hub was reached again.
 	connected chan struct{}
 	// newest revision that was delivered; touched by the receiving goroutine
@@ -125,7 +131,10 @@ func New(c Config) (*Uplink, error) {
 	if hub.Scheme != "https" || hub.Host == "" || hub.User != nil || hub.RawQuery != "" {
 		return nil, fmt.Errorf("hub URL %q must look like https://host[:port]", c.Hub)
 	}
-	if c.Cluster == "" || c.Key == nil || c.Desired == nil {
+	if c.Keyring == nil && c.Key != nil {
+		c.Keyring = single{c.Key}
+	}
+	if c.Cluster == "" || c.Keyring == nil || c.Desired == nil {
 		return nil, errors.New("an uplink needs the cluster's id, its private key and a receiver")
 	}
 	transport, err := newTransport(c)
@@ -138,13 +147,21 @@ func New(c Config) (*Uplink, error) {
 		http:      &http.Client{Transport: transport, CheckRedirect: refuseRedirect},
 		outbox:    newOutbox(),
 		timing:    defaultTiming(),
-		session:   uuid.NewString(),
+		rekey:     make(chan struct{}, 1),
 		connected: make(chan struct{}, 1),
 		epoch:     c.Known.Epoch,
 		known:     c.Known.Revision,
 	}
+	u.begin()
 	u.tokens = newTokens(u)
 	return u, nil
+}
+
+// begin gives this process a new name.
+func (u *Uplink) begin() {
+	name := uuid.NewString()
+	u.session.Store(&name)
+	u.sequence = 0
 }
 
 // newTransport makes one connection do for the stream and the reports, and
@@ -187,6 +204,7 @@ func (u *Uplink) Run(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return u.receive(ctx) })
 	g.Go(func() error { return u.send(ctx) })
+	g.Go(func() error { return u.rotate(ctx) })
 	err := g.Wait()
 	u.http.CloseIdleConnections()
 	return err
