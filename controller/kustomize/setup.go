@@ -35,9 +35,12 @@ import (
 )
 
 const (
-	// fieldOwner is the component's name, its field manager of status writes
-	// and of what it applies.
+	// fieldOwner is the component's name, and its field manager of what it applies.
 	fieldOwner = "kustomize-controller"
+	// ownOwner is its field manager of what it writes to Kustomizations, as in
+	// Flux: the Kustomization that another one comes from applies it under the
+	// former, and must not take over what is written under this.
+	ownOwner = "gotk-" + fieldOwner
 	group      = "kustomize.toolkit.fluxcd.io"
 	// parallel requests of one Kustomization.
 	parallel = 8
@@ -99,7 +102,7 @@ func Setup(ctx context.Context, h *host.Host) error {
 
 func (l *loop) reconciler() *phase.Reconciler[*kustomizev1.Kustomization, scope] {
 	return &phase.Reconciler[*kustomizev1.Kustomization, scope]{
-		Client: l.client, Live: l.live, Events: l.events, FieldOwner: fieldOwner,
+		Client: l.client, Live: l.live, Events: l.events, FieldOwner: ownOwner,
 		Finalizer: kustomizev1.KustomizationFinalizer,
 		New:       func() *kustomizev1.Kustomization { return &kustomizev1.Kustomization{} },
 		Suspended: func(k *kustomizev1.Kustomization) bool { return k.Spec.Suspend },
