@@ -106,8 +106,9 @@ type Agents struct {
 	// Key is the fingerprint of the key that all of this is about.
 	Key string `json:"key,omitempty"`
 	// Session is the process that was heard of last, Former those before it, the
-	// newest last, separated by spaces: each a name, and when it was heard of first
-	// and last, in Unix time, with colons between.
+	// newest last, separated by spaces: each a name and, with colons between, what is
+	// known of it: whether it named itself when it asked, how often it has come back,
+	// and when it last did, in Unix time.
 	Session string `json:"session,omitempty"`
 	Former  string `json:"former,omitempty"`
 	// Returns is how often a former process has come back since Since. One

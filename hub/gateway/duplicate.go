@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
+	"fmt"
 	"net/http"
 	"slices"
 	"strconv"
@@ -20,9 +21,11 @@ const (
 	duplicateReturns, duplicateAfter = 10, 2 * time.Minute
 	// duplicateWithin is when returns count together.
 	duplicateWithin = 15 * time.Minute
-	// duplicateOverlap is how long two processes have to live side by side: one
-	// return is then enough, however seldom they come.
-	duplicateOverlap = 5 * time.Minute
+	// lastingReturns is how often one process has to come back, each time at least
+	// lastingApart after the last, and lastingWithin of each other, however seldom
+	// they come. Fewer are those of an agent on a node that was cut off, whose place
+	// another has taken: it comes back with its node, and is ended soon.
+	lastingReturns, lastingApart, lastingWithin = 3, 5 * time.Minute, 7 * 24 * time.Hour
 	// formerSessions is how many are remembered.
 	formerSessions = 6
 )
@@ -41,12 +44,12 @@ type visit struct {
 	session string
 	// asks says that it wants to know what is desired; else it reports.
 	asks bool
-	// now is when it came, heard when anybody came with that key before.
-	now, heard time.Time
+	// now is when it came.
+	now time.Time
 }
 
 // introduce notes which process comes for a cluster. When a process comes back
-// after others have taken its place, again and again or after a long time, there
+// after others have taken its place, again and again or for a long time, there
 // are two with the same key: a copy of the cluster, or a thief. Nobody can tell
 // which is which, so both are shut out until the cluster gets a new key.
 func (g *Gateway) introduce(ctx context.Context, c cluster, v visit, also func(*resource.ClusterObserved), connected bool) error {
@@ -55,10 +58,6 @@ func (g *Gateway) introduce(ctx context.Context, c cluster, v visit, also func(*
 	err := g.seen(ctx, c, func(o *resource.ClusterObserved) {
 		if also != nil {
 			also(o)
-		}
-		v.heard = time.Time{}
-		if o.LastConnectivityTime != nil {
-			v.heard = *o.LastConnectivityTime
 		}
 		o.Agents = meet(o.Agents, c.fingerprint, v)
 		shut = o.Duplicated(c.fingerprint)
@@ -79,8 +78,8 @@ func met(c cluster, v visit) bool {
 // meet is what is known of a cluster's agents after a visit.
 func meet(a resource.Agents, key string, v visit) resource.Agents {
 	sum := sha256.Sum256([]byte(v.session)) // an agent chooses its name; the store need not keep that
-	name, now := hex.EncodeToString(sum[:8]), v.now.Unix()
-	mine := seat{name: name, first: now, last: now, asked: v.asks && v.session != ""}
+	name := hex.EncodeToString(sum[:8])
+	mine := seat{name: name, asked: v.asks && v.session != ""}
 	if a.Key != key {
 		return resource.Agents{Key: key, Session: mine.String()}
 	}
@@ -95,18 +94,17 @@ func meet(a resource.Agents, key string, v visit) resource.Agents {
 		}
 		return a
 	}
-	present.last = max(present.last, v.heard.Unix())
 	former = append(former, present)
 	if i := slices.IndexFunc(former, func(s seat) bool { return s.name == name }); i >= 0 {
-		mine.first, mine.asked = former[i].first, mine.asked || former[i].asked
+		mine.asked, mine.returns, mine.returned = mine.asked || former[i].asked, former[i].returns, former[i].returned
 		former = slices.Delete(former, i, i+1)
 		if a.Since.IsZero() || v.now.Sub(a.Since) > duplicateWithin {
 			a.Since, a.Returns = v.now, 0
 		}
 		a.Returns++
 		often := a.Returns >= duplicateReturns && v.now.Sub(a.Since) >= duplicateAfter
-		long := slices.ContainsFunc(former, func(s seat) bool { return mine.beside(s) >= duplicateOverlap })
-		if often || long {
+		mine.back(v.now)
+		if often || mine.returns >= lastingReturns {
 			a.DuplicateAt = v.now
 		}
 	}
@@ -118,36 +116,43 @@ func meet(a resource.Agents, key string, v visit) resource.Agents {
 // seat is a process that speaks for a cluster, as the record keeps it.
 type seat struct {
 	name string
-	// first and last are when it was heard of, in Unix time.
-	first, last int64
 	// asked says that it named itself when it asked what is desired.
 	asked bool
+	// returns is how often it has come back, counted once in a while, and returned
+	// when it last did, in Unix time.
+	returns  int
+	returned int64
 }
 
-// beside is for how long s, who is here now, and another one lived side by side
-// as far as is known.
-func (s seat) beside(other seat) time.Duration {
-	return time.Duration(other.last-max(s.first, other.first)) * time.Second
+// back counts a return.
+func (s *seat) back(now time.Time) {
+	switch since := now.Sub(time.Unix(s.returned, 0)); {
+	case since < lastingApart:
+	case since > lastingWithin:
+		s.returns, s.returned = 1, now.Unix()
+	default:
+		s.returns, s.returned = s.returns+1, now.Unix()
+	}
 }
 
 func (s seat) String() string {
-	text := s.name + ":" + strconv.FormatInt(s.first, 10) + ":" + strconv.FormatInt(s.last, 10)
-	if s.asked {
-		text += ":a"
+	if !s.asked && s.returns == 0 {
+		return s.name
 	}
-	return text
+	asked := ""
+	if s.asked {
+		asked = "a"
+	}
+	return fmt.Sprintf("%s:%s:%d:%d", s.name, asked, s.returns, s.returned)
 }
 
 // readSeat reads what String wrote; of a hub of a former version only the name is
 // there.
 func readSeat(text string) seat {
 	parts := append(strings.Split(text, ":"), "", "", "")
-	s := seat{name: parts[0], asked: parts[3] == "a"}
-	s.first, _ = strconv.ParseInt(parts[1], 10, 64)
-	s.last, _ = strconv.ParseInt(parts[2], 10, 64)
-	if s.first == 0 {
-		s.first = s.last
-	}
+	s := seat{name: parts[0], asked: parts[1] == "a"}
+	s.returns, _ = strconv.Atoi(parts[2])
+	s.returned, _ = strconv.ParseInt(parts[3], 10, 64)
 	return s
 }
 
