@@ -96,11 +96,12 @@ func (l *loop) files(ctx context.Context, s *scope) (*artifact.Content, error) {
 	return content, nil
 }
 
-// recordIntent writes the inventory before objects are made that it does not
-// hold, so that none is orphaned whatever happens next.
+// recordIntent writes down which objects are about to be made that the inventory
+// does not hold, so that none is orphaned whatever happens next: with the
+// finalizer the first time, which is one request, in the status later.
 func (l *loop) recordIntent(ctx context.Context, s *scope) error {
 	if s.built == nil {
-		return nil
+		return l.hold(ctx, s, nil)
 	}
 	l.store.forget(s.key) // whatever is left now, it is not what was kept
 	old := apply.Refs(s.obj.Status.Inventory)
@@ -108,7 +109,14 @@ func (l *loop) recordIntent(ctx context.Context, s *scope) error {
 	union := apply.Union(s.refs, old)
 	l.track(s, union)
 	if len(apply.Missing(s.refs, old)) == 0 {
-		return nil
+		return l.hold(ctx, s, nil)
+	}
+	if note := intent(s.obj, union); note != nil {
+		s.obj.Status.Inventory = apply.Inventory(union)
+		return l.hold(ctx, s, note)
+	}
+	if err := l.hold(ctx, s, nil); err != nil {
+		return err
 	}
 	s.obj.Status.Inventory = apply.Inventory(union)
 	if waits(s.obj) && s.known.content != s.content(s.built.Digest) && conditions.GetReason(s.obj, meta.ReadyCondition) != meta.ReconciliationFailedReason {
@@ -116,6 +124,14 @@ func (l *loop) recordIntent(ctx context.Context, s *scope) error {
 	}
 	if err := s.write(ctx); err != nil {
 		return phase.Transient(meta.ReconciliationFailedReason, fmt.Errorf("record inventory: %w", err))
+	}
+	return nil
+}
+
+// hold writes the finalizer where it is missing, and annotations with it.
+func (l *loop) hold(ctx context.Context, s *scope, annotations map[string]string) error {
+	if err := s.claim(ctx, annotations); err != nil {
+		return phase.Transient(meta.ReconciliationFailedReason, err)
 	}
 	return nil
 }

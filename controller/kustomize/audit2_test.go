@@ -262,7 +262,9 @@ func TestFailedPruneIsKept(t *testing.T) {
 	w.create(role)
 	w.create(&rbacv1.RoleBinding{ObjectMeta: metav1.ObjectMeta{Name: "writer", Namespace: w.ns}, RoleRef: rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "Role", Name: "writer"},
 		Subjects: []rbacv1.Subject{{Kind: "ServiceAccount", Name: "flux-applier", Namespace: w.ns}}})
-	w.kustomization("app", func(s *kustomizev1.KustomizationSpec) { s.RetryInterval = &metav1.Duration{Duration: 500 * time.Millisecond} })
+	w.kustomization("app", func(s *kustomizev1.KustomizationSpec) {
+		s.RetryInterval = &metav1.Duration{Duration: 500 * time.Millisecond}
+	})
 	w.ready("app", w.publish("repo", map[string]string{"a.yaml": cm("a", "1"), "b.yaml": cm("b", "1")}))
 	revision := w.publish("repo", map[string]string{"a.yaml": cm("a", "2")})
 	w.failed("app", meta.PruneFailedReason, "ConfigMap/"+w.ns+"/b delete failed (Forbidden)")

@@ -23,6 +23,9 @@ const (
 	listPatience = 5 * time.Second
 	// pollPeriod is for objects that the tenant may read and not watch.
 	pollPeriod = 5 * time.Second
+	// firstPatience is how long the health of a first apply is waited for before
+	// the status says so.
+	firstPatience = 2 * time.Second
 	// shownObjects bounds how many objects a message names.
 	shownObjects = 10
 )

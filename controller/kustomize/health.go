@@ -2,6 +2,7 @@ package kustomize
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 	"time"
@@ -162,11 +163,21 @@ func (l *loop) healthOutcome(s *scope, v verdict, polled bool) error {
 		s.recheck = left
 		return nil
 	}
+	if rest := firstPatience - l.now().Sub(s.known.unhealthySince); rest > 0 && !polled && s.first() {
+		return phase.Quietly(min(rest, max(left, time.Millisecond)), errors.New("health is waited for"))
+	}
 	message := s.markProgress()
 	if polled {
 		left = min(left, pollPeriod)
 	}
 	return phase.Progressing(meta.ProgressingReason, left, fmt.Errorf("%s", message))
+}
+
+// first reports whether the Kustomization has said nothing yet: its objects are
+// recorded, and a wait that is over in a moment needs no write of its own.
+func (s *scope) first() bool {
+	k := s.obj
+	return k.Annotations[annotationIntent] != "" && k.Status.LastAppliedRevision == "" && conditions.Get(k, meta.ReadyCondition) == nil
 }
 
 func (l *loop) unhealthy(s *scope, err error) error {

@@ -45,6 +45,7 @@ type scope struct {
 	key     types.NamespacedName
 	started time.Time
 	write   func(context.Context) error // the status so far
+	claim   phase.Claim                 // writes the finalizer
 	// known is what is remembered of the last reconcile; it only saves work.
 	known    known
 	receipts []apply.Receipt // of before a restart
@@ -80,6 +81,9 @@ func (l *loop) fault(point string) {
 func (l *loop) begin(k *kustomizev1.Kustomization) *scope {
 	key := client.ObjectKeyFromObject(k)
 	s := &scope{obj: k, key: key, started: l.now(), known: l.memory.get(key)}
+	if refs, ok := intended(k); ok {
+		k.Status.Inventory = apply.Inventory(refs)
+	}
 	if s.known.generation == 0 {
 		if n, receipts, ok := l.store.load(key, k.UID); ok {
 			s.known, s.receipts = n, receipts

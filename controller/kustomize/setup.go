@@ -41,7 +41,7 @@ const (
 	// Flux: the Kustomization that another one comes from applies it under the
 	// former, and must not take over what is written under this.
 	ownOwner = "gotk-" + fieldOwner
-	group      = "kustomize.toolkit.fluxcd.io"
+	group    = "kustomize.toolkit.fluxcd.io"
 	// parallel requests of one Kustomization.
 	parallel = 8
 
@@ -110,6 +110,7 @@ func (l *loop) reconciler() *phase.Reconciler[*kustomizev1.Kustomization, scope]
 			return phase.Fields{ObservedGeneration: &k.Status.ObservedGeneration, HandledReconcileAt: &k.Status.LastHandledReconcileAt}
 		},
 		Checkpoint: func(s *scope, write func(context.Context) error) { s.write = write },
+		Claim:      func(s *scope, claim phase.Claim) { s.claim = claim },
 		Begin:      l.begin, Phases: l.phases(), Finalize: l.finalizers(),
 		Success: l.success, Metadata: l.metadata, Gone: l.gone,
 	}

@@ -3,6 +3,7 @@ package phase
 import (
 	"context"
 	"fmt"
+	"maps"
 	"strconv"
 	"time"
 
@@ -40,6 +41,10 @@ type Success struct {
 	Event, Notice *event.Event
 }
 
+// Claim writes an object's finalizer, with annotations, in one request; nothing
+// when the finalizer is there. The status as it is so far is not written.
+type Claim func(ctx context.Context, annotations map[string]string) error
+
 // Reconciler is the shell around a loop: it reads the object, keeps the
 // finalizer, runs the phases and writes the outcome, once.
 type Reconciler[T Object, S any] struct {
@@ -61,6 +66,11 @@ type Reconciler[T Object, S any] struct {
 	// Checkpoint gives the scope a function that writes the status as it is so
 	// far; what is written at the end is compared with that. It may be nil.
 	Checkpoint func(*S, func(context.Context) error)
+	// Claim leaves the finalizer to the phases. It gives the scope a function that
+	// writes it, together with annotations, unless it is there; it is to be called
+	// before anything is made that must not outlive the object. When Claim is nil
+	// the finalizer is written before the first phase.
+	Claim func(*S, Claim)
 
 	Phases   []Phase[S]
 	Finalize []Phase[S]
@@ -79,6 +89,10 @@ func (r *Reconciler[T, S]) Reconcile(ctx context.Context, req ctrl.Request) (ctr
 	obj, err := r.read(ctx, req.NamespacedName)
 	if err != nil {
 		if client.IgnoreNotFound(err) == nil {
+			gone := r.New()
+			gone.SetName(req.Name)
+			gone.SetNamespace(req.Namespace)
+			r.Events.Gone(gone) // there may never have been a finalizer
 			r.forget(req.NamespacedName)
 			return ctrl.Result{}, nil
 		}
@@ -87,8 +101,10 @@ func (r *Reconciler[T, S]) Reconcile(ctx context.Context, req ctrl.Request) (ctr
 	if !obj.GetDeletionTimestamp().IsZero() {
 		return r.remove(ctx, obj)
 	}
-	if err := r.addFinalizer(ctx, obj); err != nil {
-		return ctrl.Result{}, err
+	if r.Claim == nil {
+		if err := r.addFinalizer(ctx, obj); err != nil {
+			return ctrl.Result{}, err
+		}
 	}
 	suspended := r.Suspended != nil && r.Suspended(obj)
 	defer func(start time.Time) { r.Events.Reconciled(obj, start, suspended) }(time.Now())
@@ -115,6 +131,11 @@ func (r *Reconciler[T, S]) run(ctx context.Context, obj T) (ctrl.Result, error) 
 			written = now
 			obj.SetResourceVersion(now.GetResourceVersion())
 			return nil
+		})
+	}
+	if r.Claim != nil {
+		r.Claim(scope, func(ctx context.Context, annotations map[string]string) error {
+			return r.claim(ctx, annotations, obj, before, written)
 		})
 	}
 	if err := Chain(ctx, scope, r.Phases); err != nil {
@@ -253,6 +274,35 @@ func (r *Reconciler[T, S]) patchFinalizer(ctx context.Context, obj T, change fun
 		return client.IgnoreNotFound(fmt.Errorf("write finalizer of %s: %w", client.ObjectKeyFromObject(obj), err))
 	}
 	r.written.set(obj)
+	return nil
+}
+
+// claim writes the finalizer and annotations of the first of the objects, which
+// are one in several states, and tells all what came of it. An object that is
+// gone is an error: nothing may be made for it any more.
+func (r *Reconciler[T, S]) claim(ctx context.Context, annotations map[string]string, objects ...T) error {
+	obj := objects[0]
+	if controllerutil.ContainsFinalizer(obj, r.Finalizer) {
+		return nil
+	}
+	now := obj.DeepCopyObject().(T)
+	controllerutil.AddFinalizer(now, r.Finalizer)
+	all := now.GetAnnotations()
+	if all == nil {
+		all = map[string]string{}
+	}
+	maps.Copy(all, annotations)
+	now.SetAnnotations(all)
+	patch := client.MergeFromWithOptions(obj.DeepCopyObject().(T), client.MergeFromWithOptimisticLock{})
+	if err := r.Client.Patch(ctx, now, patch, client.FieldOwner(r.FieldOwner)); err != nil {
+		return fmt.Errorf("write finalizer of %s: %w", client.ObjectKeyFromObject(obj), err)
+	}
+	for _, o := range objects {
+		o.SetFinalizers(now.GetFinalizers())
+		o.SetAnnotations(now.GetAnnotations())
+		o.SetResourceVersion(now.GetResourceVersion())
+	}
+	r.written.set(now)
 	return nil
 }
 
