@@ -3,16 +3,12 @@ package hub
 import (
 	"fmt"
 	"os"
-	"runtime/debug"
 
 	"github.com/spf13/cobra"
 
 	"headwater.dev/kernel/process"
 	"headwater.dev/kernel/trace"
 )
-
-// gcPercent is how much the heap may grow between collections unless GOGC says otherwise.
-const gcPercent = 25
 
 // NewCommand is the hub's command line.
 func NewCommand(version string) *cobra.Command {
@@ -45,11 +41,7 @@ The first start makes a certificate authority (ca.crt), an administrator
 				return err
 			}
 			c.Logger = log
-			if os.Getenv("GOGC") == "" {
-				// Most of the heap is connections that live long: a smaller
-				// surplus costs little and is what bounds a fleet's memory.
-				debug.SetGCPercent(gcPercent)
-			}
+			mindMemory(cmd.Context())
 			traces, stop, err := trace.Start(cmd.Context(), "headwater-hub", process.Version())
 			if err != nil {
 				return err

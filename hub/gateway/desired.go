@@ -166,6 +166,7 @@ func (g *Gateway) serveDesired(w http.ResponseWriter, r *http.Request) {
 	}
 	g.metrics.connected.Inc()
 	defer g.metrics.connected.Dec()
+	r.Header.Del("Authorization") // not to be kept for as long as the agent is connected
 	g.stream(w, r, p, s)
 }
 
@@ -362,7 +363,7 @@ func (g *Gateway) line(ctx context.Context, p auth.Principal) (line []byte, err 
 	return line, err
 }
 
-// sender writes the messages of a stream.
+// sender writes the messages of a stream, each apart from the stream's own stack.
 type sender struct {
 	w       http.ResponseWriter
 	control *http.ResponseController
@@ -370,14 +371,20 @@ type sender struct {
 }
 
 func (s *sender) ping(now time.Time) error {
-	line, err := json.Marshal(link.Message{Ping: &link.Ping{Time: now.UTC()}})
-	if err != nil {
-		return err
-	}
-	return s.send(line)
+	return apart(func() error {
+		line, err := json.Marshal(link.Message{Ping: &link.Ping{Time: now.UTC()}})
+		if err != nil {
+			return err
+		}
+		return s.write(line)
+	})
 }
 
 func (s *sender) send(line []byte) error {
+	return apart(func() error { return s.write(line) })
+}
+
+func (s *sender) write(line []byte) error {
 	if !s.begun {
 		s.begun = true
 		s.w.Header().Set("Content-Type", "application/x-ndjson")
