@@ -5,7 +5,9 @@ import (
 	"fmt"
 	"log/slog"
 	"net/http"
+	"strconv"
 	"strings"
+	"time"
 	"unicode/utf8"
 
 	"headwater.dev/api/link"
@@ -260,4 +262,46 @@ func short(s string) string {
 		s = strings.ToValidUTF8(s[:most], "") + "…"
 	}
 	return s
+}
+
+// query is what PathDesired is asked with.
+type query struct {
+	revision int64
+	stream   bool
+	wait     time.Duration
+	// epoch and known are the newest that the agent was ever given.
+	epoch, known int64
+}
+
+func parseQuery(r *http.Request) (query, error) {
+	bad := func(name, want string) error {
+		return &refusal{status: http.StatusBadRequest, code: "InvalidParameter", message: fmt.Sprintf("the parameter %q must be %s", name, want)}
+	}
+	q := query{stream: true}
+	values := r.URL.Query()
+	var err error
+	if v := values.Get("revision"); v != "" {
+		if q.revision, err = strconv.ParseInt(v, 10, 64); err != nil || q.revision < 0 {
+			return q, bad("revision", "a revision")
+		}
+	}
+	for name, into := range map[string]*int64{"epoch": &q.epoch, "known": &q.known} {
+		if v := values.Get(name); v != "" {
+			if *into, err = strconv.ParseInt(v, 10, 64); err != nil || *into < 0 {
+				return q, bad(name, "a number")
+			}
+		}
+	}
+	if v := values.Get("stream"); v != "" {
+		if q.stream, err = strconv.ParseBool(v); err != nil {
+			return q, bad("stream", "true or false")
+		}
+	}
+	if v := values.Get("wait"); v != "" {
+		if q.wait, err = time.ParseDuration(v); err != nil || q.wait < 0 {
+			return q, bad("wait", "a duration such as 30s")
+		}
+		q.wait = min(q.wait, maxPoll)
+	}
+	return q, nil
 }

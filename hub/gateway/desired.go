@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"math"
 	"net/http"
-	"strconv"
 	"time"
 
 	"headwater.dev/api/link"
@@ -170,48 +169,6 @@ func (g *Gateway) serveDesired(w http.ResponseWriter, r *http.Request) {
 	g.stream(w, r, p, s)
 }
 
-// query is what PathDesired is asked with.
-type query struct {
-	revision int64
-	stream   bool
-	wait     time.Duration
-	// epoch and known are the newest that the agent was ever given.
-	epoch, known int64
-}
-
-func parseQuery(r *http.Request) (query, error) {
-	bad := func(name, want string) error {
-		return &refusal{status: http.StatusBadRequest, code: "InvalidParameter", message: fmt.Sprintf("the parameter %q must be %s", name, want)}
-	}
-	q := query{stream: true}
-	values := r.URL.Query()
-	var err error
-	if v := values.Get("revision"); v != "" {
-		if q.revision, err = strconv.ParseInt(v, 10, 64); err != nil || q.revision < 0 {
-			return q, bad("revision", "a revision")
-		}
-	}
-	for name, into := range map[string]*int64{"epoch": &q.epoch, "known": &q.known} {
-		if v := values.Get(name); v != "" {
-			if *into, err = strconv.ParseInt(v, 10, 64); err != nil || *into < 0 {
-				return q, bad(name, "a number")
-			}
-		}
-	}
-	if v := values.Get("stream"); v != "" {
-		if q.stream, err = strconv.ParseBool(v); err != nil {
-			return q, bad("stream", "true or false")
-		}
-	}
-	if v := values.Get("wait"); v != "" {
-		if q.wait, err = time.ParseDuration(v); err != nil || q.wait < 0 {
-			return q, bad("wait", "a duration such as 30s")
-		}
-		q.wait = min(q.wait, maxPoll)
-	}
-	return q, nil
-}
-
 // welcome notes that an agent connects, and which, and begins a new epoch for it
 // when it knows more than this hub: the hub was restored from a backup since. The
 // agent then takes what is desired now, though its revision is older.
@@ -348,7 +305,7 @@ func (g *Gateway) gather(ctx context.Context, s *stream) bool {
 
 // line is everything desired of an agent's cluster, as one line of a stream.
 func (g *Gateway) line(ctx context.Context, p auth.Principal) (line []byte, err error) {
-	err = apart(func() error {
+	err = g.inTurn(ctx, func() error {
 		c, err := g.current(ctx, p)
 		if err != nil {
 			return err
