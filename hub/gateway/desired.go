@@ -305,7 +305,7 @@ func (g *Gateway) gather(ctx context.Context, s *stream) bool {
 
 // line is everything desired of an agent's cluster, as one line of a stream.
 func (g *Gateway) line(ctx context.Context, p auth.Principal) (line []byte, err error) {
-	err = apart(func() error {
+	err = g.inTurn(ctx, func() error {
 		c, err := g.current(ctx, p)
 		if err != nil {
 			return err

@@ -50,6 +50,10 @@ type Config struct {
 }
 
 const (
+	// storePatience is how long streams stay open while the store does not answer:
+	// a moment is no reason to send a fleet away, and for longer another replica
+	// may serve it.
+	storePatience = 15 * time.Second
 	// drainPatience bounds the wait for open streams at the end of Run.
 	drainPatience = 5 * time.Second
 	// writePatience bounds the time an agent may take to read one message.
@@ -75,6 +79,8 @@ type Gateway struct {
 	streams  *streams
 	sessions *sessions
 	quotas   *quotas
+	// looking bounds how many streams look at once for what is desired.
+	looking chan struct{}
 	// admission bounds the agents that connect at once.
 	admission *admission
 	// strangers bounds failures; known are those who did not fail.
@@ -99,6 +105,7 @@ func New(c Config) *Gateway {
 		log:      c.Logger,
 		streams:  newStreams(),
 		draining: make(chan struct{}),
+		looking:  make(chan struct{}, lookAtOnce),
 	}
 	if g.clock == nil {
 		g.clock = time.Now
@@ -133,15 +140,20 @@ func (g *Gateway) Handler() http.Handler { return g.handler }
 // Run wakes the streams of a cluster when something desired of it changed. It
 // returns nil when ctx ended and the streams have gone.
 func (g *Gateway) Run(ctx context.Context) error {
+	well := g.clock() // when the store was last followed
 	for ctx.Err() == nil {
-		err := g.follow(ctx)
+		began, err := g.follow(ctx)
 		if ctx.Err() != nil {
 			break
 		}
 		g.metrics.watches.Inc()
 		g.log.Warn("store watch ended, watching anew", "error", err)
-		// Whatever changed meanwhile is found by looking.
-		g.streams.wakeAll()
+		if began {
+			well = g.clock()
+		}
+		if g.clock().Sub(well) > storePatience {
+			g.streams.wakeAll() // to find out that they cannot be served here
+		}
 		select {
 		case <-time.After(time.Second):
 		case <-ctx.Done():
@@ -154,22 +166,22 @@ func (g *Gateway) Run(ctx context.Context) error {
 	return nil
 }
 
-// follow watches until that breaks.
-func (g *Gateway) follow(ctx context.Context) error {
+// follow watches until that breaks, and tells whether it began.
+func (g *Gateway) follow(ctx context.Context) (began bool, err error) {
 	_, page, err := g.store.List(ctx, store.List{Prefix: resources, Limit: 1})
 	if err != nil {
-		return err
+		return false, err
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	events, err := g.store.Watch(ctx, resources, page.Revision)
 	if err != nil {
-		return err
+		return false, err
 	}
 	g.streams.wakeAll() // for what changed before the watch began
 	for e := range events {
 		if e.Err != nil {
-			return e.Err
+			return true, e.Err
 		}
 		cluster, ok := clusterOf(e.Key)
 		// What was observed wakes nobody, unless it ends an agent's welcome.
@@ -180,7 +192,7 @@ func (g *Gateway) follow(ctx context.Context) error {
 			g.streams.wake(cluster)
 		}
 	}
-	return errors.New("the watch was closed")
+	return true, errors.New("the watch was closed")
 }
 
 // refusal is a clean error for the agent. Its text never holds a secret.

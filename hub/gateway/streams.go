@@ -1,6 +1,7 @@
 package gateway
 
 import (
+	"context"
 	"fmt"
 	"slices"
 	"sync"
@@ -128,6 +129,21 @@ func (s *streams) wait(d time.Duration) bool {
 	case <-time.After(d):
 		return false
 	}
+}
+
+// lookAtOnce is how many streams look at the same time for what is desired: when
+// all have reason to, as after the store was away, they do so one after the other.
+const lookAtOnce = 64
+
+// inTurn does something apart when there is a place for it.
+func (g *Gateway) inTurn(ctx context.Context, do func() error) error {
+	select {
+	case g.looking <- struct{}{}:
+		defer func() { <-g.looking }()
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	return apart(do)
 }
 
 // apart does what needs much stack in a goroutine that ends with it: the
