@@ -161,11 +161,7 @@ func (l *loop) apply(ctx context.Context, s *scope) error {
 	}
 	if len(out.Pending) > 0 {
 		l.tellChanges(ctx, s)
-		names := make([]string, 0, len(out.Pending))
-		for _, ref := range out.Pending {
-			names = append(names, ref.String())
-		}
-		return phase.Progressing(meta.ProgressingReason, pollPeriod, fmt.Errorf("Waiting for %s before the rest is applied", shorten(names)))
+		return l.pending(s, out.Pending)
 	}
 	return nil
 }

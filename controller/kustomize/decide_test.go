@@ -209,3 +209,25 @@ func TestWaitGoesOnAfterARestart(t *testing.T) {
 		})
 	}
 }
+
+// TestPendingEnds: an object that neither comes nor goes ends the wait with
+// spec.timeout, and another content begins anew.
+func TestPendingEnds(t *testing.T) {
+	now := time.Unix(1000, 0)
+	l := &loop{now: func() time.Time { return now }, memory: newMemory()}
+	k := named("k")
+	k.Spec.Timeout = &metav1.Duration{Duration: time.Minute}
+	s := &scope{obj: k, built: &manifest.Result{Digest: "d"}}
+	ref := inputRef("Namespace", "", "stuck")
+	for after, want := range map[time.Duration]string{0: "Waiting for Namespace/stuck", 2 * time.Minute: "timeout of 1m0s waiting for Namespace/stuck"} {
+		s.known.pendingSince, s.known.pendingFor = now.Add(-after), s.content("d")
+		e := phase.Classify(l.pending(s, []apply.Ref{ref}))
+		if e.Progressing != (after == 0) || !strings.Contains(e.Error(), want) {
+			t.Errorf("after %s: %v", after, e)
+		}
+	}
+	k.Generation++
+	if e := phase.Classify(l.pending(s, []apply.Ref{ref})); !e.Progressing || e.After != pollPeriod || !l.memory.get(s.key).pendingSince.Equal(now) {
+		t.Errorf("a new wait: %v, kept %v", e, l.memory.get(s.key).pendingSince)
+	}
+}

@@ -187,3 +187,23 @@ func (l *loop) unhealthy(s *scope, err error) error {
 	}
 	return phase.RetryAfter(meta.HealthCheckFailedReason, s.obj.GetRetryInterval(), err)
 }
+
+// pending waits for objects that must get further before the rest is applied:
+// to be served, or to be gone. That ends with spec.timeout, as all waiting does.
+func (l *loop) pending(s *scope, refs []apply.Ref) error {
+	names := make([]string, 0, len(refs))
+	for _, ref := range refs {
+		names = append(names, ref.String())
+	}
+	if content := s.content(s.built.Digest); s.known.pendingFor != content {
+		s.known.pendingFor, s.known.pendingSince = content, l.now()
+	}
+	l.memory.set(s.key, s.known)
+	timeout := s.obj.GetTimeout()
+	left := timeout - l.now().Sub(s.known.pendingSince)
+	if left <= 0 {
+		return phase.RetryAfter(meta.ReconciliationFailedReason, s.obj.GetRetryInterval(),
+			fmt.Errorf("timeout of %s waiting for %s, to be served or to be gone, before the rest is applied", timeout, shorten(names)))
+	}
+	return phase.Progressing(meta.ProgressingReason, min(left, pollPeriod), fmt.Errorf("Waiting for %s before the rest is applied", shorten(names)))
+}

@@ -36,6 +36,10 @@ type known struct {
 	// was healthy (wasHealthy) or was not yet.
 	unhealthySince time.Time
 	content        string
+	// pendingSince is when the wait began for what stands in the way of an apply
+	// of pendingFor.
+	pendingSince time.Time
+	pendingFor   string
 	wasHealthy     bool
 }
 
