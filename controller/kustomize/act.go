@@ -96,46 +96,6 @@ func (l *loop) files(ctx context.Context, s *scope) (*artifact.Content, error) {
 	return content, nil
 }
 
-// recordIntent writes down which objects are about to be made that the inventory
-// does not hold, so that none is orphaned whatever happens next: with the
-// finalizer the first time, which is one request, in the status later.
-func (l *loop) recordIntent(ctx context.Context, s *scope) error {
-	if s.built == nil {
-		return l.hold(ctx, s, nil)
-	}
-	l.store.forget(s.key) // whatever is left now, it is not what was kept
-	old := apply.Refs(s.obj.Status.Inventory)
-	s.recorded = old
-	union := apply.Union(s.refs, old)
-	l.track(s, union)
-	if len(apply.Missing(s.refs, old)) == 0 {
-		return l.hold(ctx, s, nil)
-	}
-	if note := intent(s.obj, union); note != nil {
-		s.obj.Status.Inventory = apply.Inventory(union)
-		return l.hold(ctx, s, note)
-	}
-	if err := l.hold(ctx, s, nil); err != nil {
-		return err
-	}
-	s.obj.Status.Inventory = apply.Inventory(union)
-	if waits(s.obj) && s.known.content != s.content(s.built.Digest) && conditions.GetReason(s.obj, meta.ReadyCondition) != meta.ReconciliationFailedReason {
-		s.markProgress() // the wait that follows needs no write of its own, and no failure is hidden
-	}
-	if err := s.write(ctx); err != nil {
-		return phase.Transient(meta.ReconciliationFailedReason, fmt.Errorf("record inventory: %w", err))
-	}
-	return nil
-}
-
-// hold writes the finalizer where it is missing, and annotations with it.
-func (l *loop) hold(ctx context.Context, s *scope, annotations map[string]string) error {
-	if err := s.claim(ctx, annotations); err != nil {
-		return phase.Transient(meta.ReconciliationFailedReason, err)
-	}
-	return nil
-}
-
 func (l *loop) apply(ctx context.Context, s *scope) error {
 	if s.built == nil {
 		return nil
@@ -164,19 +124,6 @@ func (l *loop) apply(ctx context.Context, s *scope) error {
 		return l.pending(s, out.Pending)
 	}
 	return nil
-}
-
-// withdrawIntent takes out of the inventory what was to be made and surely was
-// not: nobody may have the right to delete it either.
-func (s *scope) withdrawIntent(made []apply.Change, err error) {
-	uncertain, all := apply.Uncertain(err)
-	if all {
-		return
-	}
-	refs := apply.Union(s.recorded, append(refsOf(made), uncertain...))
-	if len(refs) != len(apply.Refs(s.obj.Status.Inventory)) {
-		s.obj.Status.Inventory = apply.Inventory(refs)
-	}
 }
 
 func refsOf(changes []apply.Change) []apply.Ref {

@@ -206,29 +206,34 @@ func TestF01KilledAtEveryPoint(t *testing.T) {
 }
 
 // TestF01KilledAndGitMovedOn: what a killed process made is not orphaned although
-// Git has forgotten it when the next one starts.
+// Git has forgotten it when the next one starts; by a first apply, and by a
+// later one.
 func TestF01KilledAndGitMovedOn(t *testing.T) {
 	w := newWorld(t, "admin")
 	c := newChild(t, w)
-	w.kustomization("app", nil)
 	for i, point := range []string{"recorded", "apply:1", "applied", "pruned", "status"} {
 		t.Run(strings.ReplaceAll(point, ":", "-"), func(t *testing.T) {
 			w := w.in(t)
-			c := &child{w: w, dir: c.dir}
-			t.Cleanup(c.kill)
-			w.n = 2 * i
-			files := map[string]string{"a.yaml": cm("a", point)}
-			for n := range 3 {
-				name := fmt.Sprintf("x%d-%d", i, n)
-				files[name+".yaml"] = cm(name, "1")
+			name := fmt.Sprintf("app%d", i)
+			w.kustomization(name, func(s *kustomizev1.KustomizationSpec) { s.Path = name })
+			for round := range 2 {
+				c := &child{w: w, dir: c.dir}
+				t.Cleanup(c.kill)
+				w.n = 4*i + 2*round
+				files := map[string]string{name + "/a.yaml": cm(name, point)}
+				for n := range 3 {
+					extra := fmt.Sprintf("x%d-%d-%d", i, round, n)
+					files[name+"/"+extra+".yaml"] = cm(extra, "1")
+				}
+				w.publish("repo", files)
+				c.start(point)
+				c.dies()
+				revision := w.publish("repo", map[string]string{name + "/a.yaml": cm(name, "next")})
+				c.start("")
+				w.ready(name, revision)
+				w.holds(name, map[string]string{name: "next"})
+				c.kill()
 			}
-			w.publish("repo", files)
-			c.start(point)
-			c.dies()
-			revision := w.publish("repo", map[string]string{"a.yaml": cm("a", "next")})
-			c.start("")
-			w.ready("app", revision)
-			w.holds("app", map[string]string{"a": "next"})
 		})
 	}
 }

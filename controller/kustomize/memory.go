@@ -40,7 +40,7 @@ type known struct {
 	// of pendingFor.
 	pendingSince time.Time
 	pendingFor   string
-	wasHealthy     bool
+	wasHealthy   bool
 }
 
 // memory of all Kustomizations.
