@@ -142,6 +142,39 @@ func TestQuota(t *testing.T) {
 	}
 }
 
+// TestHistoryMakesRoom changes a few records over and over: what they were goes, and
+// its space is used again, so that the file stops growing.
+func TestHistoryMakesRoom(t *testing.T) {
+	dir := t.TempDir()
+	s := open(t, etcd.Config{Dir: dir, History: time.Second})
+	defer s.Close()
+	value := json.RawMessage(`"` + strings.Repeat("x", 200_000) + `"`)
+	var first, written int64
+	for began := time.Now(); ; {
+		for i := range 10 {
+			r, err := s.Put(t.Context(), store.Put{Key: fmt.Sprintf("/r%d", i), Value: value, Expect: store.AnyRevision})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if first == 0 {
+				first = r.Revision
+			}
+			written += int64(len(value))
+		}
+		file, err := os.Stat(filepath.Join(dir, "member", "snap", "db"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, _, err = s.List(t.Context(), store.List{Prefix: "/", Revision: first})
+		if errors.Is(err, store.ErrCompacted) && file.Size() < written/2 {
+			return
+		}
+		if time.Since(began) > 30*time.Second {
+			t.Fatalf("%d bytes were written, and the file still has %d of them; the first revision: %v", written, file.Size(), err)
+		}
+	}
+}
+
 // TestDiskAlmostFull refuses writes while the member can still end well.
 func TestDiskAlmostFull(t *testing.T) {
 	dir := t.TempDir()
