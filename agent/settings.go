@@ -36,7 +36,8 @@ type settings struct {
 }
 
 // Keep makes the Secret hold the version of the settings. The Secret stays as
-// it is when it holds that version already; an empty version removes it. An
+// it is when it holds that version already; an empty version removes it. One that
+// somebody else has made is left alone. An
 // error of class phase.ClassStalled will not go away by itself.
 func (s *settings) Keep(ctx context.Context, namespace, name, version string, sealed []byte) error {
 	api := s.kube.CoreV1().Secrets(namespace)
@@ -53,6 +54,10 @@ func (s *settings) Keep(ctx context.Context, namespace, name, version string, se
 	}
 	if !missing && secret.Annotations[config.AnnotationProtectedVersion] == version {
 		return nil
+	}
+	if !missing && secret.Annotations[config.AnnotationProtectedVersion] == "" && secret.Labels[config.LabelManaged] == "" {
+		return phase.Stalled("SecretExists", fmt.Errorf("Secret %s/%s is there and was not made by the agent, so it is not replaced: "+
+			"delete it, or choose another name for the configuration", namespace, name))
 	}
 	if len(sealed) == 0 {
 		return phase.Stalled("ProtectedSettingsLost", fmt.Errorf("the cluster does not hold the protected settings in Secret %s/%s any more, "+
