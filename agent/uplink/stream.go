@@ -24,6 +24,11 @@ const maxMessage = 64 << 20
 // retrySpread bounds what is added to the pause that the hub asked for.
 const retrySpread = 5 * time.Second
 
+// heldBackStreams is how many streams in a row have to carry nothing until the agent
+// polls instead: one may be the fault of a hub that is short of time, as when its
+// whole fleet comes back, and polls would cost it more.
+const heldBackStreams = 2
+
 // errHeldBack means that a stream was opened but nothing came through, as
 // behind a proxy that collects an answer before it passes it on.
 var errHeldBack = errors.New("the stream was opened but carried nothing: a proxy seems to hold it back")
@@ -35,6 +40,7 @@ var errSilent = errors.New("the stream fell silent")
 func (u *Uplink) receive(ctx context.Context) error {
 	retry := newBackoff(u.timing)
 	var pollUntil time.Time
+	silent := 0
 	for ctx.Err() == nil {
 		exchange := u.stream
 		if time.Now().Before(pollUntil) {
@@ -45,12 +51,14 @@ func (u *Uplink) receive(ctx context.Context) error {
 			return nil
 		}
 		if errors.Is(err, errHeldBack) {
-			pollUntil = time.Now().Add(u.timing.pollFor)
-			u.revision = 0
-			u.config.Log.Info("polling the hub", "reason", err.Error(), "for", u.timing.pollFor.String())
-			continue
+			if silent++; silent == heldBackStreams {
+				silent, pollUntil, u.revision = 0, time.Now().Add(u.timing.pollFor), 0
+				u.config.Log.Info("polling the hub", "reason", err.Error(), "for", u.timing.pollFor.String())
+				continue
+			}
 		}
 		if delivered {
+			silent = 0
 			retry.reset()
 		}
 		if err != nil {

@@ -106,8 +106,8 @@ func TestPollsWhenStreamsAreHeldBack(t *testing.T) {
 	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if h.streams != 1 || h.polls == 0 {
-		t.Errorf("%d streams and %d polls, want 1 stream and some polls", h.streams, h.polls)
+	if h.streams != heldBackStreams || h.polls == 0 {
+		t.Errorf("%d streams and %d polls, want %d streams and some polls", h.streams, h.polls, heldBackStreams)
 	}
 }
 
