@@ -26,6 +26,9 @@ const (
 	// firstPatience is how long the health of a first apply is waited for before
 	// the status says so.
 	firstPatience = 2 * time.Second
+	// newPatience is how old a Kustomization gets, by times in whole seconds,
+	// before its status says that it waits for a source or another object.
+	newPatience = 2 * time.Second
 	// shownObjects bounds how many objects a message names.
 	shownObjects = 10
 )

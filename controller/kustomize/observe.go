@@ -9,6 +9,7 @@ import (
 	"github.com/fluxcd/pkg/apis/acl"
 	"github.com/fluxcd/pkg/apis/meta"
 	"github.com/fluxcd/pkg/runtime/cel"
+	"github.com/fluxcd/pkg/runtime/conditions"
 	sourcev1 "github.com/fluxcd/source-controller/api/v1"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -94,7 +95,7 @@ func (l *loop) findSource(ctx context.Context, s *scope) error {
 	name := s.obj.Spec.SourceRef.Kind + "/" + key.String()
 	err = l.client.Get(ctx, key, obj)
 	if apierrors.IsNotFound(err) || apimeta.IsNoMatchError(err) {
-		return phase.Waiting(meta.ArtifactFailedReason, l.options.RequeueDependency, fmt.Errorf("source %s not found", name))
+		return l.waiting(s, meta.ArtifactFailedReason, fmt.Errorf("source %s not found", name))
 	}
 	if err != nil {
 		return phase.Transient(meta.ArtifactFailedReason, fmt.Errorf("read source %s: %w", name, err))
@@ -102,10 +103,21 @@ func (l *loop) findSource(ctx context.Context, s *scope) error {
 	s.source = obj.(sourcev1.Source)
 	s.artifact = s.source.GetArtifact()
 	if s.artifact == nil {
-		return phase.Waiting(meta.ArtifactFailedReason, l.options.RequeueDependency, fmt.Errorf("source %s has no artifact yet", name))
+		return l.waiting(s, meta.ArtifactFailedReason, fmt.Errorf("source %s has no artifact yet", name))
 	}
 	s.obj.Status.LastAttemptedRevision = s.artifact.Revision
 	return nil
+}
+
+// waiting parks a Kustomization until a watch brings it back. One that was made
+// a moment ago, with what it waits for most of the time, says so only when the
+// moment is over.
+func (l *loop) waiting(s *scope, reason string, err error) error {
+	k := s.obj
+	if rest := newPatience - l.now().Sub(k.CreationTimestamp.Time); rest > 0 && rest <= newPatience && conditions.Get(k, meta.ReadyCondition) == nil {
+		return phase.Quietly(rest, err)
+	}
+	return phase.Waiting(reason, l.options.RequeueDependency, err)
 }
 
 func (l *loop) checkDependencies(ctx context.Context, s *scope) error {
@@ -124,7 +136,7 @@ func (l *loop) checkDependencies(ctx context.Context, s *scope) error {
 		dep, err := get(ref.Key)
 		if apierrors.IsNotFound(err) || apimeta.IsNoMatchError(err) {
 			err = fmt.Errorf("dependency '%s' not found", dependencyName(ref.Key))
-			return phase.Waiting(meta.DependencyNotReadyReason, l.options.RequeueDependency, err)
+			return l.waiting(s, meta.DependencyNotReadyReason, err)
 		}
 		if err != nil {
 			return phase.Transient(meta.DependencyNotReadyReason, fmt.Errorf("read dependency '%s': %w", dependencyName(ref.Key), err))
@@ -134,7 +146,7 @@ func (l *loop) checkDependencies(ctx context.Context, s *scope) error {
 			return phase.Stalled(meta.InvalidCELExpressionReason, fmt.Errorf("%s.readyExpr: %w", ref.Field, err))
 		}
 		if !ready {
-			return phase.Waiting(meta.DependencyNotReadyReason, l.options.RequeueDependency, fmt.Errorf("dependency '%s' is not ready", dependencyName(ref.Key)))
+			return l.waiting(s, meta.DependencyNotReadyReason, fmt.Errorf("dependency '%s' is not ready", dependencyName(ref.Key)))
 		}
 	}
 	return nil

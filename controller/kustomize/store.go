@@ -85,10 +85,8 @@ func (s store) save(key types.NamespacedName, uid types.UID, n known, receipts [
 		return fmt.Errorf("keep the record of %s: %w", key, err)
 	}
 	raw := append([]byte(sumOf(body)+"\n"), body...)
-	if err := os.WriteFile(file+".new", raw, 0o600); err != nil {
-		return fmt.Errorf("keep the record of %s: %w", key, err)
-	}
-	if err := os.Rename(file+".new", file); err != nil {
+	// A write that is cut off leaves a damaged file, which counts as none.
+	if err := os.WriteFile(file, raw, 0o600); err != nil {
 		return fmt.Errorf("keep the record of %s: %w", key, err)
 	}
 	return nil

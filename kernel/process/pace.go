@@ -7,9 +7,11 @@ import (
 )
 
 const (
-	// roomBytes is what the runtime may hold beside twice the live heap before it
-	// collects more often and gives pages back sooner.
-	roomBytes = 20 << 20
+	// roomBytes is what the runtime may hold beside seven quarters of the live
+	// heap before it collects more often and gives pages back sooner; smallBytes
+	// are never too much.
+	roomBytes  = 14 << 20
+	smallBytes = 48 << 20
 	// paceStep is the smallest change of the limit that is worth making.
 	paceStep = 2 << 20
 
@@ -40,6 +42,6 @@ func (p *pace) adjust() {
 
 // next is the limit for a live heap, and whether that is news.
 func (p *pace) next(live int64) (int64, bool) {
-	limit := 2*live + roomBytes
+	limit := max(live/4*7+roomBytes, smallBytes)
 	return limit, max(limit-p.limit, p.limit-limit) >= paceStep
 }

@@ -14,10 +14,11 @@ func TestPaceNext(t *testing.T) {
 		want        int64
 		changed     bool
 	}{
-		"first":  {"there is no limit yet", 0, 15 << 20, 50 << 20, true},
-		"grows":  {"the heap needs more", 50 << 20, 40 << 20, 100 << 20, true},
-		"shrink": {"the heap needs less", 100 << 20, 15 << 20, 50 << 20, true},
-		"same":   {"a small change is not worth a stop", 50 << 20, 15<<20 + 1000, 50<<20 + 2000, false},
+		"first":  {"there is no limit yet", 0, 40 << 20, 84 << 20, true},
+		"small":  {"a small heap needs no limit", 0, 8 << 20, smallBytes, true},
+		"grows":  {"the heap needs more", smallBytes, 40 << 20, 84 << 20, true},
+		"shrink": {"the heap needs less", 84 << 20, 8 << 20, smallBytes, true},
+		"same":   {"a small change is not worth a stop", 84 << 20, 40<<20 + 4000, 84<<20 + 7000, false},
 	}
 	for name, tt := range tests {
 		t.Run(name, func(t *testing.T) {

@@ -11,10 +11,9 @@ const (
 	// startup is how long a program is given to come up before what only that
 	// needed is given back.
 	startup = 15 * time.Second
-	// lookEvery is how often the program's own pages are counted after that,
-	// busyEvery while they grow, and programBytes how many of them stay.
+	// lookEvery is how often the program's own pages are counted after that, and
+	// programBytes how many of them stay.
 	lookEvery    = 250 * time.Millisecond
-	busyEvery    = 100 * time.Millisecond
 	programBytes = 20 << 20
 )
 
@@ -39,16 +38,11 @@ func KeepSmall(ctx context.Context, log *slog.Logger) {
 		var p pace
 		for limit := int64(0); ; limit = programBytes {
 			p.adjust()
-			grew, err := trim(limit)
-			if err != nil {
+			if err := trim(limit); err != nil {
 				log.Debug("could not give back pages of the program", "error", err.Error())
 				return
 			}
-			wait := lookEvery
-			if grew {
-				wait = busyEvery
-			}
-			if !sleep(ctx, wait) {
+			if !sleep(ctx, lookEvery) {
 				return
 			}
 		}
@@ -56,13 +50,13 @@ func KeepSmall(ctx context.Context, log *slog.Logger) {
 }
 
 // trim takes the program's pages out of the process when there are more bytes
-// of them than limit, and reports whether there were.
-func trim(limit int64) (bool, error) {
+// of them than limit.
+func trim(limit int64) error {
 	bytes, err := mappedBytes()
 	if err != nil || bytes <= limit {
-		return false, err
+		return err
 	}
-	return true, dropProgramPages()
+	return dropProgramPages()
 }
 
 // sleep reports whether ctx goes on after the time.
