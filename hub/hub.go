@@ -154,9 +154,10 @@ func New(ctx context.Context, c Config) (_ *Hub, err error) {
 	h.server = &http.Server{
 		Handler: traced(c.Traces, handler), ReadHeaderTimeout: 10 * time.Second, ReadTimeout: bodyPatience, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 32 << 10,
 		TLSConfig: &tls.Config{MinVersion: tls.VersionTLS12, GetCertificate: certificate, NextProtos: []string{"h2", "http/1.1"}},
-		// Agents send few requests over a connection that lasts for days: what tables of
-		// headers save is less than what those of ten thousand agents take.
-		HTTP2:    &http.HTTP2Config{MaxDecoderHeaderTableSize: 1, MaxEncoderHeaderTableSize: 1},
+		// The hub says little to agents in headers: a table of them saves less than those of
+		// ten thousand agents take. (One for what agents say must not be smaller than they may
+		// think at first: they would be cut off.)
+		HTTP2:    &http.HTTP2Config{MaxEncoderHeaderTableSize: 1},
 		ErrorLog: slog.NewLogLogger(h.log.Handler(), slog.LevelDebug),
 	}
 	return h, nil
