@@ -116,3 +116,46 @@ func TestAssertionsAreBounded(t *testing.T) {
 		t.Errorf("another client pays for it: %d", status)
 	}
 }
+
+// TestCertificatesRotateAndExpire signs in with two certificates at once, then
+// with the newer alone, and with neither when both have ended.
+func TestCertificatesRotateAndExpire(t *testing.T) {
+	d := newDirectory(t)
+	p, _, err := d.CreatePrincipal(t.Context(), "pipeline", -1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	first := certify(t, d.clock.Now())
+	d.clock.Add(30 * time.Minute)
+	second := certify(t, d.clock.Now())
+	for _, c := range []certified{first, second} {
+		if _, err := d.AddCertificate(t.Context(), p.ID, "", c.pem()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	n := 0
+	signIn := func(c certified) (int, string) {
+		sum := sha1.Sum(c.der)
+		n++
+		claims := map[string]any{"iss": p.ID, "sub": p.ID, "aud": d.server.URL + "/" + d.TenantID() + "/oauth2/v2.0/token", "jti": fmt.Sprint(n), "exp": d.clock.Now().Add(10 * time.Minute).Unix()}
+		return signInFrom(t, d.Auth, "192.0.2.1", url.Values{"grant_type": {"client_credentials"}, "client_id": {p.ID}, "client_assertion_type": {assertionKind},
+			"client_assertion": {c.assert(t, jose.RS256, "x5t", base64.RawURLEncoding.EncodeToString(sum[:]), claims)}})
+	}
+	for _, step := range []struct {
+		why   string
+		after time.Duration
+		want  [2]int
+	}{
+		{"both are good", 0, [2]int{200, 200}},
+		{"the first has ended", 31 * time.Minute, [2]int{401, 200}},
+		{"both have ended", 30 * time.Minute, [2]int{401, 401}},
+	} {
+		d.clock.Add(step.after)
+		for i, c := range []certified{first, second} {
+			status, text := signIn(c)
+			if status != step.want[i] || status == 401 && !strings.Contains(text, "AADSTS7000222") {
+				t.Errorf("%s: certificate %d: %d %s", step.why, i+1, status, text)
+			}
+		}
+	}
+}

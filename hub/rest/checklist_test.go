@@ -136,8 +136,12 @@ func operations(t *testing.T, h *hub) {
 	}
 	created := poll(h.must(201, "PUT", path(id, "2023-05-01"), gitBody))
 	status(created, "Creating")
+	h.pass(time.Second)
 	h.accept(id)
 	status(created, "Succeeded")
+	if end := h.must(200, "GET", created, "").object(t)["endTime"]; end != h.clock().Format(time.RFC3339) {
+		t.Errorf("it ended at %v", end)
+	}
 	updated := poll(h.must(202, "PATCH", path(id, "2023-05-01"), `{"properties":{"suspend":true}}`))
 	status(updated, "Updating")
 	h.report(id, resource.FluxConfigurationObserved{AcceptedGeneration: 2, Error: &resource.ErrorDetail{Code: "Refused", Message: "no"}})

@@ -11,7 +11,6 @@ import (
 	"headwater.dev/api/arm"
 	"headwater.dev/api/resource"
 	"headwater.dev/hub/store"
-	"headwater.dev/hub/vault"
 )
 
 // operationLife is how long an operation can be asked for.
@@ -122,7 +121,26 @@ func (h child[P]) status(o resource.Operation, e entry[P], now time.Time) (arm.O
 	if failure != nil {
 		doc.Error = detail(*failure)
 	}
-	return doc, nil
+	if doc.Done() && !p.Wait {
+		doc.EndTime, err = ended(o, e.record, failure)
+	}
+	return doc, err
+}
+
+// ended is when an operation ended, nil where nobody noted it.
+func ended(o resource.Operation, r store.Record, failure *resource.ErrorDetail) (*time.Time, error) {
+	if failure != nil && failure.Code == resource.CodeAgentTimeout {
+		at := o.StartTime.Add(resource.AgentPatience)
+		return &at, nil
+	}
+	var seen struct {
+		AcceptedGeneration int64
+		AcceptedAt         time.Time
+	}
+	if err := observed(r, &seen); err != nil || seen.AcceptedGeneration != o.Generation || seen.AcceptedAt.Before(o.StartTime) {
+		return nil, err
+	}
+	return &seen.AcceptedAt, nil
 }
 
 // listRunning lists the operations of a cluster that have not ended, of those
@@ -190,11 +208,8 @@ func split(typ string) (provider, kind string) {
 // recipientOf is the key that a cluster's secrets are sealed to; nil while it
 // has none.
 func recipientOf(cluster clusterEntry) (*rsa.PublicKey, error) {
-	certificate := cluster.Properties.AgentPublicKeyCertificate
-	if certificate == "" {
-		return nil, nil
-	}
-	return vault.ParsePublicKey(certificate)
+	keys, err := agentKeys(cluster)
+	return keys.Public, err
 }
 
 // forceDelete reads the query parameter of that name, in any casing.
