@@ -39,6 +39,8 @@ type observation struct {
 	release   *release.Release
 	installed string
 	warnings  []string
+	// secrets are what must not be said.
+	secrets []string
 	// kept says why an older version than the agent's stays.
 	kept string
 	// rolled says that the controllers have been available for this item;

@@ -96,9 +96,10 @@ func (m *Manager) ensure(ctx context.Context, item link.Item, owner string) erro
 	if item.ID == owner {
 		state.failure = cmp.Or(state.failure, m.look(ctx, &state))
 	}
+	state.failure = withhold(state.failure, state.secrets)
 	var late bool
 	state.since, late = m.trouble(item, state.good())
-	o := state.observed(m.config.Version, late)
+	o := withholdFrom(state.observed(m.config.Version, late), state.secrets)
 	if last := m.reported[item.ID]; last.Generation == item.Generation && last.OperationID == item.OperationID && last.Extension != nil {
 		// What has been accepted stays so, whatever happens to it later.
 		o.Extension.AcceptedGeneration = max(o.Extension.AcceptedGeneration, last.Extension.AcceptedGeneration)
@@ -135,7 +136,12 @@ func (m *Manager) install(ctx context.Context, item link.Item, state *observatio
 		return err
 	}
 	state.kept = edition.kept
-	values, warnings, err := m.values(ctx, item, edition)
+	protected, err := m.protected(ctx, item)
+	if err != nil {
+		return err
+	}
+	state.secrets = secretsOf(protected)
+	values, warnings, err := m.values(item, protected, edition)
 	if err != nil {
 		return err
 	}
@@ -164,26 +170,28 @@ func (m *Manager) install(ctx context.Context, item link.Item, state *observatio
 	return err
 }
 
+// protected are the protected settings of an item.
+func (m *Manager) protected(ctx context.Context, item link.Item) (map[string]string, error) {
+	if item.ProtectedVersion == "" {
+		return nil, nil
+	}
+	return m.config.Settings.Read(ctx, Namespace, secretName)
+}
+
 // values are those of the settings, protected ones included, and the image.
-func (m *Manager) values(ctx context.Context, item link.Item, edition edition) (map[string]any, []string, error) {
+func (m *Manager) values(item link.Item, protected map[string]string, edition edition) (map[string]any, []string, error) {
 	settings := map[string]string{}
-	for key, value := range item.Extension.ConfigurationSettings {
-		settings[key] = value
-	}
-	if item.ProtectedVersion != "" {
-		protected, err := m.config.Settings.Read(ctx, Namespace, secretName)
-		if err != nil {
-			return nil, nil, err
-		}
-		for key, value := range protected {
-			settings[key] = value
-		}
-	}
+	maps.Copy(settings, item.Extension.ConfigurationSettings)
+	maps.Copy(settings, protected)
 	if err := m.within(settings); err != nil {
 		return nil, nil, err
 	}
 	usual, _ := edition.chart.Values["resources"].(map[string]any)
 	values, warnings, err := Values(settings, usual)
+	var wrong *settingError
+	if errors.As(err, &wrong) && protected[wrong.key] != "" {
+		err = fmt.Errorf("configuration protected setting %s: its value is not possible, and is not shown here", wrong.key)
+	}
 	if err != nil {
 		return nil, nil, phase.Stalled("ValidationFailed", err)
 	}

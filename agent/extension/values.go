@@ -61,7 +61,7 @@ func Values(settings map[string]string, usual map[string]any) (chart map[string]
 	for _, key := range slices.Sorted(maps.Keys(settings)) {
 		warning, err := v.set(key, strings.TrimSpace(settings[key]))
 		if err != nil {
-			return nil, nil, fmt.Errorf("configuration setting %s: %w", key, err)
+			return nil, nil, &settingError{key, err}
 		}
 		if warning != "" {
 			warnings = append(warnings, fmt.Sprintf("configuration setting %s %s", key, warning))
