@@ -94,6 +94,8 @@ func without(key string) string {
 		return "has no effect: configurations of sourceKind AzureBlob with managedIdentity, or provider Azure, use the identity of the node where the cloud offers it"
 	case strings.HasSuffix(key, ".ssh-host-key-args"):
 		return "has no effect: the kinds of host keys that are asked for are those that known_hosts has"
+	case strings.HasSuffix(key, ".enable-in-memory-build"):
+		return "has no effect: small artifacts are built in memory and large ones from files, without being asked"
 	case strings.HasSuffix(key, ".outOfMemoryWatch.interval"):
 		return "has no effect: the memory is watched all the time, not at intervals"
 	}

@@ -145,7 +145,8 @@ func TestSettingsAct(t *testing.T) {
 func TestSettingsWithoutEffectSayWhy(t *testing.T) {
 	for key, words := range map[string]string{
 		"what.ever": "this version does not know it", "useKubeletIdentity": "identity of the node", "source-controller.ssh-host-key-args": "known_hosts",
-		"helm-controller.outOfMemoryWatch.interval": "all the time", "source-controller.detectDrift": "does not know it",
+		"kustomize-controller.enable-in-memory-build": "without being asked",
+		"helm-controller.outOfMemoryWatch.interval":   "all the time", "source-controller.detectDrift": "does not know it",
 		"image-automation-controller.enabled": "does not bring the image-automation-controller",
 	} {
 		_, warnings, err := Values(map[string]string{key: "true"}, nil)
