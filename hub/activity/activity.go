@@ -273,19 +273,16 @@ func (l *Log) Run(ctx context.Context) error {
 // how many. Replicas may do so at once.
 func (l *Log) Prune(ctx context.Context) (int, error) {
 	oldest := prefix + inverse(l.clock().Add(-l.retention))
-	wrote := map[string]int{}
-	_, err := store.Each(ctx, l.store, prefix, func(r store.Record) error {
-		if r.Key < oldest {
-			wrote[writer(r)]++
-		}
-		return nil
-	})
+	most, err := l.share(ctx, oldest)
 	if err != nil {
 		return 0, err
 	}
-	most, kept, removed := share(wrote, l.max), map[string]int{}, 0
+	kept, removed := map[string]int{}, 0
 	_, err = store.Each(ctx, l.store, prefix, func(r store.Record) error {
 		if r.Key < oldest {
+			if most == math.MaxInt {
+				return nil
+			}
 			who := writer(r)
 			if kept[who]++; kept[who] <= most {
 				return nil
@@ -299,6 +296,25 @@ func (l *Log) Prune(ctx context.Context) (int, error) {
 		return err
 	})
 	return removed, err
+}
+
+// share is how many entries newer than oldest each writer may keep.
+func (l *Log) share(ctx context.Context, oldest string) (int, error) {
+	count := func(visit func(store.Record)) error {
+		_, err := store.Each(ctx, l.store, prefix, func(r store.Record) error {
+			if r.Key < oldest {
+				visit(r)
+			}
+			return nil
+		})
+		return err
+	}
+	n, wrote := 0, map[string]int{}
+	if err := count(func(store.Record) { n++ }); err != nil || n <= l.max {
+		return math.MaxInt, err // entries are read only when there are too many
+	}
+	err := count(func(r store.Record) { wrote[writer(r)]++ })
+	return share(wrote, l.max), err
 }
 
 // writer is whose deed an entry tells; nobody's when it cannot be read.
