@@ -227,7 +227,8 @@ func (c Config) storage() (etcd.Config, error) {
 // directory's endpoints are its own, the rest is the users' door.
 func (h *Hub) doors(ctx context.Context) (http.Handler, error) {
 	c := h.config
-	v, err := vault.New(ctx, vault.Config{Store: h.store, KeyFile: filepath.Join(c.DataDir, "vault.key"), KeeperURLs: c.KeeperURLs,
+	records := tracedStore(c.Traces, h.store)
+	v, err := vault.New(ctx, vault.Config{Store: records, KeyFile: filepath.Join(c.DataDir, "vault.key"), KeeperURLs: c.KeeperURLs,
 		Clock: c.Clock, Logger: h.log})
 	if err != nil {
 		return nil, err
@@ -242,9 +243,9 @@ func (h *Hub) doors(ctx context.Context) (http.Handler, error) {
 	if err != nil {
 		return nil, err
 	}
-	h.gateway = gateway.New(gateway.Config{Store: h.store, Vault: v, Auth: h.auth, ExternalURL: h.url, Clock: c.Clock,
-		Logger: h.log, Registerer: h.registry})
-	doorway := rest.Config{Store: h.store, Vault: v, Directory: h.auth, Locations: c.Locations,
+	h.gateway = gateway.New(gateway.Config{Store: records, Vault: v, Auth: h.auth, ExternalURL: h.url, Clock: c.Clock,
+		Logger: h.log, Registerer: h.registry, Happened: h.happened, Delivering: delivering(c.Traces)})
+	doorway := rest.Config{Store: records, Vault: v, Directory: h.auth, Locations: c.Locations,
 		ImportSources: c.ImportSources, ExtensionVersions: c.ExtensionVersions,
 		Metrics: h.registry, Clock: c.Clock, Logger: h.log}
 	h.govern(&doorway)

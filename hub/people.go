@@ -12,6 +12,7 @@ import (
 	"headwater.dev/hub/activity"
 	"headwater.dev/hub/auth"
 	"headwater.dev/hub/enrolment"
+	"headwater.dev/hub/gateway"
 	"headwater.dev/hub/limit"
 	"headwater.dev/hub/rest"
 )
@@ -83,4 +84,15 @@ func (h *Hub) govern(c *rest.Config) {
 	h.enrolment = enrolment.New(enrolment.Config{Store: h.store, ExternalURL: h.url, Canon: rest.Canon, Clock: h.config.Clock, Logger: h.log,
 		Connect: func(ctx context.Context, c enrolment.Connection) error { return h.users.Connect(ctx, rest.Joining(c)) }})
 	c.Mounts = []rest.Mount{rights, h.activity, h.enrolment}
+}
+
+// happened logs what agents did that their clusters' owners should know of.
+func (h *Hub) happened(ctx context.Context, what gateway.Happening) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
+	defer cancel()
+	err := h.activity.Add(ctx, activity.Entry{Caller: "agent", From: "the agents' door", Action: what.Action, Scope: what.Cluster, ResourceID: what.Cluster,
+		Method: "POST", Status: what.Status, Code: what.Code, Notes: what.Notes})
+	if err != nil {
+		h.log.Error("activity not logged", "error", err, "action", what.Action, "cluster", what.Cluster, "code", what.Code)
+	}
 }

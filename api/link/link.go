@@ -145,6 +145,10 @@ type Item struct {
 	// settings as a JSON object of strings. It is sent until the version is
 	// acknowledged or the vault has forgotten it.
 	Sealed []byte `json:"sealed,omitempty"`
+
+	// Pending says that the cluster has not accepted this generation yet. It stays
+	// in the hub.
+	Pending bool `json:"-"`
 }
 
 // Report is the body of PathObserved.

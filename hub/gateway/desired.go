@@ -77,7 +77,7 @@ func (g *Gateway) item(ctx context.Context, c cluster, k kind, r store.Record) (
 	item = link.Item{
 		ID: d.ID, Name: d.Name, Generation: r.Generation,
 		OperationID: d.OperationID, CorrelationID: d.CorrelationID, TraceParent: d.TraceParent, ReconcileRequestedAt: d.ReconcileRequestedAt,
-		Delete: d.Deleting, ProtectedVersion: d.ProtectedVersion,
+		Delete: d.Deleting, ProtectedVersion: d.ProtectedVersion, Pending: o.AcceptedGeneration < r.Generation,
 	}
 	if k == extension {
 		item.Extension = &resource.ExtensionProperties{}
@@ -215,6 +215,7 @@ func (g *Gateway) poll(w http.ResponseWriter, r *http.Request, p auth.Principal,
 		}
 		if q.revision == 0 || newest > q.revision || d.Revision < q.revision {
 			g.metrics.messages.Inc()
+			g.trace(r.Context(), d.Items)
 			answer(w, http.StatusOK, link.Message{Desired: &d})
 			return
 		}
@@ -314,10 +315,24 @@ func (g *Gateway) line(ctx context.Context, p auth.Principal) (line []byte, err 
 		if err != nil {
 			return err
 		}
+		g.trace(ctx, d.Items)
 		line, err = json.Marshal(link.Message{Desired: &d})
 		return err
 	})
 	return line, err
+}
+
+// trace makes a span of each delivery of what somebody asked for in a trace and
+// the cluster has not accepted yet; the agent continues below it.
+func (g *Gateway) trace(ctx context.Context, list []link.Item) {
+	if g.delivering == nil {
+		return
+	}
+	for i := range list {
+		if list[i].Pending && list[i].TraceParent != "" {
+			list[i].TraceParent = g.delivering(ctx, list[i])
+		}
+	}
 }
 
 // sender writes the messages of a stream, each apart from the stream's own stack.

@@ -47,6 +47,9 @@ type Config struct {
 	// Happened takes what belongs into the activity log; nil for none. It must not
 	// fail for long.
 	Happened func(context.Context, Happening)
+	// Delivering makes a span of an item's delivery below the item's TraceParent and
+	// answers that span; nil for none.
+	Delivering func(context.Context, link.Item) string
 }
 
 const (
@@ -73,12 +76,14 @@ type Gateway struct {
 	audience string
 	handover string
 	happened func(context.Context, Happening)
-	clock    func() time.Time
-	log      *slog.Logger
-	metrics  *metrics
-	streams  *streams
-	sessions *sessions
-	quotas   *quotas
+	// delivering is nil when nobody traces.
+	delivering func(context.Context, link.Item) string
+	clock      func() time.Time
+	log        *slog.Logger
+	metrics    *metrics
+	streams    *streams
+	sessions   *sessions
+	quotas     *quotas
 	// looking bounds how many streams look at once for what is desired.
 	looking chan struct{}
 	// admission bounds the agents that connect at once.
@@ -95,17 +100,18 @@ type Gateway struct {
 // New makes a gateway.
 func New(c Config) *Gateway {
 	g := &Gateway{
-		store:    c.Store,
-		vault:    c.Vault,
-		auth:     c.Auth,
-		audience: trimSlash(c.ExternalURL) + link.PathToken,
-		handover: trimSlash(c.ExternalURL) + link.PathKey,
-		happened: c.Happened,
-		clock:    c.Clock,
-		log:      c.Logger,
-		streams:  newStreams(),
-		draining: make(chan struct{}),
-		looking:  make(chan struct{}, lookAtOnce),
+		store:      c.Store,
+		vault:      c.Vault,
+		auth:       c.Auth,
+		audience:   trimSlash(c.ExternalURL) + link.PathToken,
+		handover:   trimSlash(c.ExternalURL) + link.PathKey,
+		happened:   c.Happened,
+		delivering: c.Delivering,
+		clock:      c.Clock,
+		log:        c.Logger,
+		streams:    newStreams(),
+		draining:   make(chan struct{}),
+		looking:    make(chan struct{}, lookAtOnce),
 	}
 	if g.clock == nil {
 		g.clock = time.Now
