@@ -7,7 +7,6 @@ import (
 	"fmt"
 
 	"github.com/fluxcd/pkg/ssa"
-	ssaerrors "github.com/fluxcd/pkg/ssa/errors"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -142,7 +141,7 @@ func (e *Engine) send(ctx context.Context, s sending) result {
 	}
 	got, err := e.patch(ctx, s.api, payload)
 	action := Configured
-	if err != nil && e.mayRecreate(s, err) {
+	if err != nil && e.mayRecreate(s, err) && !e.malformed(ctx, s) {
 		if err := e.remove(ctx, s.api, s.u); err != nil {
 			return result{err: fmt.Errorf("recreate because of an immutable field: %w", err)}
 		}
@@ -204,34 +203,6 @@ func (e *Engine) patch(ctx context.Context, api dynamic.ResourceInterface, u *un
 // unserved reports a definition whose kind the API server does not serve yet.
 func unserved(u *unstructured.Unstructured, live Live) bool {
 	return u.GetKind() == "CustomResourceDefinition" && live.Health != Current
-}
-
-// mayRecreate asks for consent: of the Kustomization for most objects, of the
-// object itself for those whose deletion takes data with it.
-func (e *Engine) mayRecreate(s sending, err error) bool {
-	if !ssaerrors.IsImmutableError(err) {
-		return false
-	}
-	if e.steers(s.u, keyForce, enabled) || s.was.steers(keyForce, enabled) {
-		return true
-	}
-	if !s.Force || e.steers(s.u, keyForce, disabled) || s.was.steers(keyForce, disabled) {
-		return false
-	}
-	switch s.u.GetKind() {
-	case "PersistentVolumeClaim", "PersistentVolume", "Namespace", "CustomResourceDefinition":
-		return false
-	}
-	return true
-}
-
-func (e *Engine) remove(ctx context.Context, api dynamic.ResourceInterface, u *unstructured.Unstructured) error {
-	background := metav1.DeletePropagationBackground
-	err := api.Delete(ctx, u.GetName(), metav1.DeleteOptions{PropagationPolicy: &background})
-	if apierrors.IsNotFound(err) {
-		return nil
-	}
-	return err
 }
 
 // takeOver makes the fields that kubectl left behind ours, so that those which
