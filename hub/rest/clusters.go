@@ -4,7 +4,6 @@ import (
 	"encoding/json"
 	"net/http"
 	"reflect"
-	"time"
 
 	"github.com/google/uuid"
 
@@ -13,7 +12,6 @@ import (
 	"headwater.dev/api/resource/validate"
 	"headwater.dev/api/resource/versions"
 	"headwater.dev/hub/store"
-	"headwater.dev/hub/vault"
 )
 
 type clusterEntry = entry[resource.ClusterProperties]
@@ -62,16 +60,6 @@ func (h clusters) render(c *call, e clusterEntry) (map[string]any, error) {
 	m := tracked(e)
 	m["properties"], m["systemData"] = props, e.SystemData
 	return m, nil
-}
-
-// misgivings is what the owner of a cluster should know of its agents.
-func misgivings(e clusterEntry, o resource.ClusterObserved) map[string]string {
-	key, err := recipientOf(e)
-	if err != nil || key == nil || !o.Duplicated(vault.Fingerprint(key)) {
-		return map[string]string{}
-	}
-	return map[string]string{"duplicateAgents": "Two agents use this cluster's key, so both are shut out since " + o.Agents.DuplicateAt.Format(time.RFC3339) +
-		": connect the right cluster again, which gives it a new key."}
 }
 
 // shown is what a client sees of something that the user may say and the agent
@@ -249,6 +237,9 @@ func (h clusters) replace(c *call, group groupEntry, asked resource.Desired[reso
 		}
 		asked.ID, asked.Name, asked.Location = was.ID, was.Name, was.Location
 		asked.SystemData = c.modified(was.SystemData)
+		if err := keepKey(was, &asked); err != nil {
+			return err
+		}
 		if err := keepFound(was, &asked.Properties); err != nil {
 			return err
 		}

@@ -100,6 +100,7 @@ func (s *Server) clusterRoutes() []route {
 		{"PUT " + grouped + kube + "/{cluster}", resource.TypeConnectedCluster, "write", ofCluster, connected.put},
 		{"PATCH " + grouped + kube + "/{cluster}", resource.TypeConnectedCluster, "write", ofCluster, connected.patch},
 		{"DELETE " + grouped + kube + "/{cluster}", resource.TypeConnectedCluster, "delete", ofCluster, connected.delete},
+		{"POST " + grouped + kube + "/{cluster}/rotatekey", resource.TypeConnectedCluster, "rotateKey/action", ofCluster, connected.rotateKey},
 		{"GET " + sub + aks, resource.TypeManagedCluster, "", ofSubscription, managed.list},
 		{"GET " + grouped + aks, resource.TypeManagedCluster, "", ofGroup, managed.list},
 		{"GET " + grouped + aks + "/{cluster}", resource.TypeManagedCluster, "read", ofCluster, managed.get},
