@@ -113,7 +113,7 @@ func (a *agent) accept(ctx context.Context, items []link.Item) error {
 			o.Extension = &resource.ExtensionObserved{AcceptedGeneration: item.Generation, AcceptedAt: now, CurrentVersion: "1.2.3"}
 		case item.Configuration != nil:
 			o.Configuration = &resource.FluxConfigurationObserved{AcceptedGeneration: item.Generation, AcceptedAt: now, StatusGeneration: item.Generation,
-				ComplianceState: resource.Compliant, SourceSyncedCommitID: "main@sha1:4711", StatusUpdatedAt: &now}
+				ComplianceState: resource.Compliant, SourceSyncedCommitID: "main@sha1:4711", StatusUpdatedAt: &now, LastHandledReconcileAt: item.ReconcileRequestedAt}
 		}
 		report.Items = append(report.Items, o)
 	}

@@ -40,6 +40,7 @@ func TestStockAzureCLI(t *testing.T) {
 		s := s.in(t)
 		s.want("Succeeded", "group", "create", "-n", "fleet", "-l", "local", "--tags", "team=web")
 		s.want("fleet", "group", "list", "--query", "[].name")
+		s.az("group", "wait", "-n", "fleet", "--created", "--timeout", "30")
 		s.want("true", "group", "exists", "-n", "FLEET")
 		s.want("false", "group", "exists", "-n", "nowhere")
 		s.want("two", "group", "update", "-n", "fleet", "--set", "tags.team=two")
@@ -90,6 +91,9 @@ func resources(s *shell, cluster string) {
 	s.want("berlin", "resource", "list", "--tag", "team=web", "--query", "[].name")
 	s.want("apps", "rest", "--method", "get", "--url", cluster+"/providers/Microsoft.KubernetesConfiguration/fluxConfigurations?api-version=2022-03-01")
 	s.want("true", "resource", "update", "--ids", configuration, "--api-version", "2023-05-01", "--set", "properties.suspend=true", "--query", "properties.suspend")
+	s.az("resource", "update", "--ids", configuration, "--api-version", "2023-05-01", "--set", "properties.suspend=false")
+	s.az("resource", "invoke-action", "--ids", configuration, "--api-version", "2023-05-01", "--action", "reconcile")
+	s.az("resource", "wait", "--ids", configuration, "--api-version", "2023-05-01", "--created", "--timeout", "30")
 	s.refused("ValidationFailed", "resource", "create", "--id", configuration+"2", "--api-version", "2023-05-01", "-p", `{"sourceKind":"Bucket"}`)
 	s.az("resource", "delete", "--ids", configuration, "--api-version", "2023-05-01")
 	s.refused("ResourceNotFound", "resource", "show", "--ids", configuration, "--api-version", "2023-05-01")
@@ -98,6 +102,9 @@ func resources(s *shell, cluster string) {
 func locks(s *shell, cluster string) {
 	s.want("CanNotDelete", "lock", "create", "-n", "keep", "-g", "fleet", "--lock-type", "CanNotDelete", "--notes", "production")
 	s.want("production", "lock", "show", "-n", "keep", "-g", "fleet")
+	s.want("audited", "lock", "update", "-n", "keep", "-g", "fleet", "--notes", "audited")
+	s.want("keep", "group", "lock", "list", "-g", "fleet", "--query", "[].name")
+	s.want("keep", "account", "lock", "list", "--query", "[].name")
 	s.refused("ScopeLocked", "group", "delete", "-n", "fleet", "--yes")
 	s.az("lock", "delete", "-n", "keep", "-g", "fleet")
 	on := []string{"-g", "fleet", "--resource", "berlin", "--resource-type", "Microsoft.Kubernetes/connectedClusters"}
@@ -131,6 +138,15 @@ func roles(s *shell, sub string, i *issuer) {
 	assignment := sub + "/providers/Microsoft.Authorization/roleAssignments/" + name + "?api-version=2022-04-01"
 	s.az("rest", "--method", "put", "--url", assignment, "--body",
 		`{"properties":{"roleDefinitionId":"`+sub+`/providers/Microsoft.Authorization/roleDefinitions/`+reader+`","principalId":"`+oid+`"}}`)
+	assignments := sub + "/providers/Microsoft.Authorization/roleAssignments?api-version=2022-04-01"
+	s.want(name, "rest", "--method", "get", "--url", assignments+"&$filter=principalId eq '"+oid+"'", "--query", "value[].name")
+	s.want("[]", "rest", "--method", "get", "--url", assignments+"&$filter=principalId eq '"+uuid.NewString()+"'", "--query", "value[].name")
+	s.want(reader, "rest", "--method", "get", "--url", sub+"/providers/Microsoft.Authorization/roleDefinitions?api-version=2022-04-01&$filter=roleName eq 'Reader'",
+		"--query", "value[].name")
+	custom := sub + "/providers/Microsoft.Authorization/roleDefinitions/" + uuid.NewString() + "?api-version=2022-04-01"
+	s.want("Releaser", "rest", "--method", "put", "--url", custom, "--body", `{"properties":{"roleName":"Releaser","type":"CustomRole","assignableScopes":["`+sub+`"],`+
+		`"permissions":[{"actions":["Microsoft.KubernetesConfiguration/fluxConfigurations/*","*/read"],"notActions":["*/delete"]}]}}`)
+	s.az("rest", "--method", "delete", "--url", custom)
 	var other *shell
 	for _, with := range []string{secret, both} {
 		other = s.hub.shell(s.t)
