@@ -7,9 +7,9 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"crypto/x509/pkix"
-	"encoding/pem"
 	"errors"
 	"fmt"
+	"log/slog"
 	"math/big"
 	"net"
 	"net/url"
@@ -20,7 +20,6 @@ import (
 )
 
 const (
-	authorityLife   = 10 * 365 * 24 * time.Hour
 	certificateLife = 90 * 24 * time.Hour
 	// renewBefore is how long before its end a certificate is replaced.
 	renewBefore = 30 * 24 * time.Hour
@@ -45,16 +44,15 @@ func (h *Hub) certificates() (getCertificate, error) {
 		_, err := f.get(nil)
 		return f.get, err
 	}
-	authority, err := loadAuthority(h.config.DataDir, clock())
-	if err != nil {
+	if _, err := loadAuthority(h.config.DataDir, clock()); err != nil {
 		return nil, err
 	}
 	names := append([]string{"localhost", "127.0.0.1", "::1"}, h.config.Hostnames...)
 	if u, err := url.Parse(h.url); err == nil {
 		names = append(names, u.Hostname())
 	}
-	g := &generated{authority: authority, names: names, clock: clock}
-	_, err = g.get(nil)
+	g := &generated{dir: h.config.DataDir, names: names, clock: clock, log: h.log}
+	_, err := g.get(nil)
 	return g.get, err
 }
 
@@ -77,13 +75,9 @@ func (f *files) get(*tls.ClientHelloInfo) (*tls.Certificate, error) {
 		return f.current, nil
 	}
 	f.looked = now
-	var stamp [2]time.Time
-	for i, path := range []string{f.cert, f.key} {
-		info, err := os.Stat(path)
-		if err != nil {
-			return f.keep(fmt.Errorf("read TLS certificate: %w", err))
-		}
-		stamp[i] = info.ModTime()
+	stamp, err := stampOf(f.cert, f.key)
+	if err != nil {
+		return f.keep(fmt.Errorf("read TLS certificate: %w", err))
 	}
 	if f.current != nil && stamp == f.stamp {
 		return f.current, nil
@@ -96,6 +90,18 @@ func (f *files) get(*tls.ClientHelloInfo) (*tls.Certificate, error) {
 	return f.current, nil
 }
 
+// stampOf is when the files of a pair were written.
+func stampOf(cert, key string) (stamp [2]time.Time, err error) {
+	for i, path := range []string{cert, key} {
+		info, err := os.Stat(path)
+		if err != nil {
+			return stamp, err
+		}
+		stamp[i] = info.ModTime()
+	}
+	return stamp, nil
+}
+
 // keep prefers the former certificate to none.
 func (f *files) keep(err error) (*tls.Certificate, error) {
 	if f.current != nil {
@@ -104,20 +110,58 @@ func (f *files) keep(err error) (*tls.Certificate, error) {
 	return nil, err
 }
 
-// generated serves certificates by the hub's own authority, each for 90 days.
+// generated serves certificates by the hub's own authority, each for 90 days, and
+// follows when the authority is replaced.
 type generated struct {
-	authority *tls.Certificate
-	names     []string
-	clock     func() time.Time
+	dir   string
+	names []string
+	clock func() time.Time
+	log   *slog.Logger
 
-	mu      sync.Mutex
-	current *tls.Certificate
+	mu        sync.Mutex
+	looked    time.Time
+	stamp     [2]time.Time
+	authority *tls.Certificate
+	current   *tls.Certificate
+}
+
+// follow reads the authority when its files have changed. One that cannot be read,
+// of which perhaps only the first file is written, leaves the former in place.
+func (g *generated) follow(now time.Time) error {
+	if g.authority != nil && now.Sub(g.looked).Abs() < lookEvery {
+		return nil
+	}
+	g.looked = now
+	cert, key := authorityFiles(g.dir)
+	stamp, err := stampOf(cert, key)
+	if err == nil && g.authority != nil && stamp == g.stamp {
+		return nil
+	}
+	var authority *tls.Certificate
+	if err == nil {
+		authority, err = readAuthority(g.dir)
+	}
+	switch {
+	case err != nil && g.authority == nil:
+		return fmt.Errorf("read the hub's certificate authority: %w", err)
+	case err != nil:
+		g.log.Warn("the hub's certificate authority cannot be read; the former one goes on", "error", err)
+		return nil
+	case g.authority != nil && !g.authority.Leaf.Equal(authority.Leaf):
+		g.log.Info("the hub's certificate authority was replaced", "serial", authority.Leaf.SerialNumber.Text(16))
+		g.current = nil
+	}
+	g.authority, g.stamp = authority, stamp
+	return nil
 }
 
 func (g *generated) get(*tls.ClientHelloInfo) (*tls.Certificate, error) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	now := g.clock()
+	if err := g.follow(now); err != nil {
+		return nil, err
+	}
 	if g.current != nil && now.Before(g.current.Leaf.NotAfter.Add(-renewBefore)) {
 		return g.current, nil
 	}
@@ -153,42 +197,6 @@ func issue(template, parent *x509.Certificate, key *ecdsa.PrivateKey, signer any
 	}
 	template.SerialNumber = serial
 	return x509.CreateCertificate(rand.Reader, template, parent, key.Public(), signer)
-}
-
-// loadAuthority reads ca.crt and ca.key, or makes them at the first start.
-func loadAuthority(dir string, now time.Time) (*tls.Certificate, error) {
-	certFile, keyFile := filepath.Join(dir, "ca.crt"), filepath.Join(dir, "ca.key")
-	pair, err := tls.LoadX509KeyPair(certFile, keyFile)
-	if err == nil {
-		if pair.Leaf, err = x509.ParseCertificate(pair.Certificate[0]); err == nil {
-			return &pair, nil
-		}
-	}
-	if !errors.Is(err, os.ErrNotExist) {
-		return nil, fmt.Errorf("read the hub's certificate authority: %w", err)
-	}
-	template := &x509.Certificate{Subject: pkix.Name{CommonName: "headwater hub authority"}, NotBefore: now.Add(-backdated), NotAfter: now.Add(authorityLife),
-		IsCA: true, BasicConstraintsValid: true, MaxPathLenZero: true, KeyUsage: x509.KeyUsageCertSign | x509.KeyUsageCRLSign}
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		return nil, err
-	}
-	der, err := issue(template, template, key, key)
-	if err != nil {
-		return nil, err
-	}
-	keyDER, err := x509.MarshalPKCS8PrivateKey(key)
-	if err != nil {
-		return nil, err
-	}
-	// The key goes first: a certificate without its key would never be replaced.
-	if err := writeWhole(keyFile, pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: keyDER}), 0o600); err != nil {
-		return nil, err
-	}
-	if err := writeWhole(certFile, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), 0o644); err != nil {
-		return nil, err
-	}
-	return loadAuthority(dir, now)
 }
 
 // takeKeys copies the keys that replicas share, so that a replica with an empty

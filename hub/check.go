@@ -117,7 +117,7 @@ func (c Config) checkStorage(ctx context.Context) error {
 }
 
 func (c Config) checkKeys(ctx context.Context) error {
-	for _, name := range []string{"vault.key", "signing.key", "ca.key", "admin.json"} {
+	for _, name := range []string{"vault.key", "signing.key", "ca.key", nextKey, "admin.json"} {
 		info, err := os.Stat(filepath.Join(c.DataDir, name))
 		if err == nil && info.Mode().Perm()&0o077 != 0 {
 			return fmt.Errorf("%s has mode %o, so others can read it: chmod 600 it, and replace the key if somebody may have", filepath.Join(c.DataDir, name), info.Mode().Perm())

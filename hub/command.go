@@ -20,7 +20,7 @@ func NewCommand(version string) *cobra.Command {
 		settings(c, os.Getenv)
 		root.AddCommand(c)
 	}
-	root.AddCommand(newShowCommand(), newRestoreCommand())
+	root.AddCommand(newShowCommand(), newRestoreCommand(), newAuthorityCommand())
 	return root
 }
 
@@ -57,10 +57,15 @@ The first start makes a certificate authority (ca.crt), an administrator
 		},
 	}
 	serveFlags(cmd, &c)
-	f := cmd.Flags()
-	f.StringVar(&level, "log-level", "info", "debug, info or error")
-	f.StringVar(&format, "log-format", "json", "json or text")
+	processFlags(cmd, &level, &format)
 	return cmd
+}
+
+// processFlags are the settings of the process rather than of the hub in it.
+func processFlags(cmd *cobra.Command, level, format *string) {
+	f := cmd.Flags()
+	f.StringVar(level, "log-level", "info", "debug, info or error")
+	f.StringVar(format, "log-format", "json", "json or text")
 }
 
 // serveFlags are the settings of a hub.

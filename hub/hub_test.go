@@ -127,7 +127,7 @@ func TestCertificateIsRenewed(t *testing.T) {
 	if err != nil || !again.Leaf.Equal(authority.Leaf) {
 		t.Fatalf("a restart makes another authority: %v", err)
 	}
-	g := &generated{authority: authority, names: []string{"hub.example", "127.0.0.1"}, clock: func() time.Time { return now }}
+	g := &generated{dir: dir, names: []string{"hub.example", "127.0.0.1"}, clock: func() time.Time { return now }}
 	first, err := g.get(nil)
 	if err != nil {
 		t.Fatal(err)

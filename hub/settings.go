@@ -56,8 +56,12 @@ func fill(flags *pflag.FlagSet, file string, getenv func(string) string) error {
 		return err
 	}
 	var wrong []error
+	// One file may serve all commands: what another one needs is no mistake.
+	all := &cobra.Command{}
+	serveFlags(all, &Config{})
+	processFlags(all, new(string), new(string))
 	for name := range values {
-		if f := flags.Lookup(name); f == nil || name == "config" || name == "help" {
+		if flags.Lookup(name) == nil && all.Flags().Lookup(name) == nil || name == "config" || name == "help" {
 			wrong = append(wrong, fmt.Errorf("%s: there is no setting %q", file, name))
 		}
 	}
