@@ -63,6 +63,17 @@ func add(q queue, key types.NamespacedName, priority int) {
 	q.Add(r)
 }
 
+// ordinary makes a Kustomization that comes back by itself an ordinary one. In
+// the queue it would keep the priority that it was woken with, so that in time
+// all would be equal and none first.
+func ordinary(next reconcile.Reconciler) reconcile.Reconciler {
+	return reconcile.Func(func(ctx context.Context, r reconcile.Request) (reconcile.Result, error) {
+		result, err := next.Reconcile(ctx, r)
+		result.Priority = new(0)
+		return result, err
+	})
+}
+
 // sourceHandler wakes the users of a source when its artifact changes.
 func (l *loop) sourceHandler(kind string) handler.EventHandler {
 	return handler.Funcs{
