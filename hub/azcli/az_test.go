@@ -45,6 +45,11 @@ func TestStockAzureCLI(t *testing.T) {
 		s.want("false", "group", "exists", "-n", "nowhere")
 		s.want("two", "group", "update", "-n", "fleet", "--set", "tags.team=two")
 		s.refused("ResourceGroupNotFound", "group", "show", "-n", "nowhere")
+		tagged := []string{"--resource-id", sub + "/resourceGroups/fleet"}
+		s.want(`"7"`, append([]string{"tag", "update", "--operation", "Merge", "--tags", "cost=7"}, tagged...)...)
+		s.want("two", append([]string{"tag", "list", "--query", "properties.tags.team"}, tagged...)...)
+		s.az(append([]string{"tag", "update", "--operation", "Delete", "--tags", "cost=7"}, tagged...)...)
+		s.want("null", "group", "show", "-n", "fleet", "--query", "[tags.cost]")
 	})
 	t.Run("provider", func(t *testing.T) {
 		s := s.in(t)

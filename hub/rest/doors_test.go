@@ -100,7 +100,7 @@ func TestA90StrangersLearnNothing(t *testing.T) {
 		"another subscription's owner": h.somebody(auth.Owner, "/subscriptions/dddddddd-0000-0000-0000-000000000004"),
 		"another group's owner":        h.somebody(auth.Owner, inSubscription+"/resourceGroups/fleet2"),
 		"another cluster's owner":      h.somebody(auth.Owner, inCluster+"2")}
-	tables := slices.Concat(h.rest.coreRoutes(), h.rest.clusterRoutes(), h.rest.configurationRoutes())
+	tables := slices.Concat(h.rest.coreRoutes(), h.rest.tagRoutes(), h.rest.clusterRoutes(), h.rest.configurationRoutes())
 	if len(tables) < 50 {
 		t.Fatalf("only %d routes", len(tables))
 	}

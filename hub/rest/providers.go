@@ -46,8 +46,8 @@ func providers() []provider {
 		{"Microsoft.Kubernetes", []string{"connectedClusters"}, crud("connectedClusters", "a connected cluster")},
 		{"Microsoft.KubernetesConfiguration", []string{"extensions", "fluxConfigurations", "sourceControlConfigurations",
 			"extensionTypes", "extensionTypes/versions", "locations/extensionTypes", "locations/extensionTypes/versions", "extensions/operations", "fluxConfigurations/operations"}, configuration},
-		{"Microsoft.Resources", []string{"subscriptions", "resourceGroups", "resources", "providers"},
-			crud("subscriptions/resourceGroups", "a resource group")},
+		{"Microsoft.Resources", []string{"subscriptions", "resourceGroups", "resources", "providers", "tags"},
+			append(crud("subscriptions/resourceGroups", "a resource group"), [2]string{"tags/read", "Reads tags."}, [2]string{"tags/write", "Changes tags."})},
 	}
 }
 

@@ -56,10 +56,10 @@ const (
 	located   = sub + "/providers/microsoft.kubernetesconfiguration/locations/{location}/extensiontypes"
 )
 
-// routes is the whole API: three tables, a screen each.
+// routes is the whole API: tables of a screen each.
 func (s *Server) routes() http.Handler {
 	mux := http.NewServeMux()
-	for _, r := range slices.Concat(s.coreRoutes(), s.clusterRoutes(), s.configurationRoutes()) {
+	for _, r := range slices.Concat(s.coreRoutes(), s.tagRoutes(), s.clusterRoutes(), s.configurationRoutes()) {
 		mux.Handle(r.pattern, s.guard(r))
 	}
 	mux.HandleFunc("GET /metadata/endpoints", s.metadata) // the only one that needs no token
