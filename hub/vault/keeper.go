@@ -109,28 +109,6 @@ func makeKeyFile(path string) ([]byte, error) {
 	return os.ReadFile(path)
 }
 
-// wrap encrypts with the first key.
-func (v *Vault) wrap(ctx context.Context, plain []byte) ([]byte, error) {
-	box, err := v.keys()[0].Encrypt(ctx, plain)
-	if err != nil {
-		return nil, fmt.Errorf("wrap with the hub's key: %w", err)
-	}
-	return box, nil
-}
-
-// unwrap decrypts with whichever key fits and tells whether that was the first.
-func (v *Vault) unwrap(ctx context.Context, box []byte) (plain []byte, newest bool, err error) {
-	for i, k := range v.keys() {
-		if plain, err := k.Decrypt(ctx, box); err == nil {
-			return plain, i == 0, nil
-		}
-	}
-	if ctx.Err() != nil {
-		return nil, false, ctx.Err()
-	}
-	return nil, false, ErrLocked
-}
-
 // digestKey reads the key of Digest, which all replicas share, and makes it at
 // first. When the hub's keys no longer open it, a new one is made: every next
 // write of protected settings then counts as a change, and no harm is done.
