@@ -1,7 +1,9 @@
 package hub
 
 import (
+	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -177,6 +179,16 @@ func TestAFullStorageSaysSo(t *testing.T) {
 	var refused *client.Error
 	if !errors.As(err, &refused) || refused.Status != http.StatusServiceUnavailable || !strings.Contains(refused.Error(), "hub compact") {
 		t.Fatalf("a full storage: %v", err)
+	}
+	raw, err := json.Marshal(large)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if resp := r.send(t, http.MethodPut, id+"-more?api-version="+client.VersionConfiguration, r.bearer(t), bytes.NewReader(raw)); resp.StatusCode != http.StatusServiceUnavailable || resp.Header.Get("Retry-After") != "60" {
+		t.Errorf("a full storage: %s, Retry-After %q", resp.Status, resp.Header.Get("Retry-After"))
+	}
+	if _, err := client.Get[any](t.Context(), user, id+"-0", client.VersionConfiguration); err != nil {
+		t.Errorf("reading from a full storage: %v", err)
 	}
 	for i := range 20 {
 		if _, err := client.Delete(t.Context(), user, fmt.Sprintf("%s-%d", id, i), client.VersionConfiguration, true); err != nil {
