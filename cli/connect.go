@@ -29,7 +29,7 @@ type connectOptions struct {
 	tags                                   []string
 	timeout                                time.Duration
 	onboarding                             int
-	noWait, yes                            bool
+	noWait, yes, newKey                    bool
 }
 
 func (s *session) connect() *cobra.Command {
@@ -66,6 +66,7 @@ approves it (headwater enrolment approve).`,
 	f.StringVar(&o.agentHub, "agent-hub-url", "", "address by which the agent reaches the hub, https://host[:port] (default the one that is used here)")
 	f.StringVar(&o.enrolmentToken, "enrolment-token", "", "token with which the agent asks to be let in; give it as @FILE or @-")
 	f.IntVar(&o.onboarding, "onboarding-timeout", 600, "seconds to wait for the agent")
+	f.BoolVar(&o.newKey, "new-key", false, "give a cluster that is connected already a new key, which shuts out whoever has the former one")
 	f.BoolVar(&o.noWait, "no-wait", false, "do not wait until the agent has connected")
 	f.BoolVarP(&o.yes, "yes", "y", false, "do not ask")
 	return cmd
@@ -167,23 +168,28 @@ func (s *session) enrol(cmd *cobra.Command, c *client.Client, k *kube, o connect
 	case client.IsNotFound(err):
 	case err != nil:
 		return "", err
+	case o.newKey && known != "": // it is this cluster
 	default:
 		if err := s.replaceable(cmd, flatten(was), public, o); err != nil {
 			return "", err
 		}
 	}
-	if public != "" {
+	if public != "" && !o.newKey {
 		return public, nil
 	}
-	return k.newIdentity(cmd.Context(), id)
+	return k.newIdentity(cmd.Context(), id, o.newKey)
 }
 
 // replaceable refuses to take the name of a cluster that is connected, and asks
 // when that cluster was connected once.
 func (s *session) replaceable(cmd *cobra.Command, was object, public string, o connectOptions) error {
+	said, _ := was["miscellaneousProperties"].(object)
+	present, rotated := said["keyFingerprint"].(string)
 	switch status := was["connectivityStatus"]; {
-	case was["agentPublicKeyCertificate"] == public:
+	case rotated && present == fingerprintOf(public), !rotated && was["agentPublicKeyCertificate"] == public:
 		return nil
+	case was["agentPublicKeyCertificate"] == public:
+		return fmt.Errorf("the key in this cluster was replaced on %v and is no longer good (was the cluster restored from a backup, or copied?): make a new one with --new-key", said["keyRotatedAt"])
 	case status == resource.Connected:
 		return fmt.Errorf("another cluster is connected as %s: choose another name, or disconnect that one first with\n  %s", o.name, disconnectCommand(cell(was, "id")))
 	case status == resource.Connecting:

@@ -1,8 +1,11 @@
 package cli
 
 import (
+	"context"
 	"errors"
 	"fmt"
+	"net/http"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -18,7 +21,7 @@ func clusterColumns() []column {
 
 // connectedk8s has the verbs of connected clusters.
 func (s *session) connectedk8s() *cobra.Command {
-	return groupOf("connectedk8s", "Clusters that are connected to the hub", s.connect(), s.clusterList(), s.clusterShow(), s.disconnect())
+	return groupOf("connectedk8s", "Clusters that are connected to the hub", s.connect(), s.clusterList(), s.clusterShow(), s.rotateKey(), s.disconnect())
 }
 
 // member is a cluster and the way into it.
@@ -84,6 +87,62 @@ func (s *session) clusterShow() *cobra.Command {
 	groupFlag(s, cmd, &m.group)
 	nameFlag(cmd, &m.name, "cluster")
 	return cmd
+}
+
+// rotateKey asks a cluster's agent for a new key.
+func (s *session) rotateKey() *cobra.Command {
+	var m member
+	var noWait bool
+	var timeout time.Duration
+	cmd := &cobra.Command{
+		Use: "rotate-key", Short: "Let the agent of a cluster replace its key", Args: cobra.NoArgs,
+		Long: `Let the agent of a cluster replace its key. The former one is good for nothing as
+soon as the new one is used. Agents do that by themselves every 30 days. Where
+somebody else may have the key, use "connect --new-key" instead: he could rotate it, too.`,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			c, err := s.hub()
+			if err != nil {
+				return err
+			}
+			id, err := m.id(c)
+			if err != nil {
+				return err
+			}
+			if _, err := c.Send(cmd.Context(), http.MethodPost, id+"/rotateKey?api-version="+client.VersionCluster, nil); err != nil || noWait {
+				return err
+			}
+			ctx, cancel := context.WithTimeout(cmd.Context(), timeout)
+			defer cancel()
+			return s.awaitRotated(ctx, cmd, c, id)
+		},
+	}
+	groupFlag(s, cmd, &m.group)
+	nameFlag(cmd, &m.name, "cluster")
+	cmd.Flags().BoolVar(&noWait, "no-wait", false, "do not wait until the new key is in use")
+	cmd.Flags().DurationVar(&timeout, "timeout", 5*time.Minute, "how long to wait")
+	return cmd
+}
+
+// awaitRotated shows the cluster as soon as its agent uses a new key.
+func (s *session) awaitRotated(ctx context.Context, cmd *cobra.Command, c *client.Client, id string) error {
+	for {
+		was, err := client.Get[object](ctx, c, id, client.VersionCluster)
+		if err != nil && ctx.Err() == nil {
+			return err
+		}
+		said, _ := flatten(was)["miscellaneousProperties"].(object)
+		if _, waiting := said["keyRotationRequestedAt"]; err == nil && !waiting {
+			return s.show(cmd, was, []column{{"Name", "name"}, {"KeyRotatedAt", "miscellaneousProperties.keyRotatedAt"}, {"KeyFingerprint", "miscellaneousProperties.keyFingerprint"}})
+		}
+		select {
+		case <-ctx.Done():
+			if cmd.Context().Err() != nil {
+				return cmd.Context().Err()
+			}
+			return errors.New("the agent has not replaced its key yet: it does so as soon as it is connected (see connectivityStatus); an agent of a former version never does")
+		case <-time.After(connectPoll):
+		}
+	}
 }
 
 func (s *session) disconnect() *cobra.Command {

@@ -4,8 +4,10 @@ import (
 	"context"
 	"crypto/rand"
 	"crypto/rsa"
+	"crypto/sha256"
 	"crypto/x509"
 	"encoding/base64"
+	"encoding/hex"
 	"encoding/pem"
 	"errors"
 	"fmt"
@@ -84,9 +86,20 @@ func (k *kube) identity(ctx context.Context) (id, public string, err error) {
 	return string(secret.Data["cluster-id"]), public, nil
 }
 
-// newIdentity makes the key of a cluster. The private half never leaves the
-// cluster's Secret; the base64 of the public half is returned.
-func (k *kube) newIdentity(ctx context.Context, id string) (string, error) {
+// fingerprintOf names a key, given by the base64 of its public half; empty for none.
+func fingerprintOf(public string) string {
+	der, err := base64.StdEncoding.DecodeString(public)
+	if err != nil || len(der) == 0 {
+		return ""
+	}
+	sum := sha256.Sum256(der)
+	return hex.EncodeToString(sum[:])
+}
+
+// newIdentity makes the key of a cluster, in place of the one that it has only
+// when asked for. The private half never leaves the cluster's Secret; the base64
+// of the public half is returned.
+func (k *kube) newIdentity(ctx context.Context, id string, replace bool) (string, error) {
 	if err := k.makeNamespace(ctx); err != nil {
 		return "", err
 	}
@@ -105,6 +118,9 @@ func (k *kube) newIdentity(ctx context.Context, id string) (string, error) {
 		Data: map[string][]byte{"tls.key": text, "cluster-id": []byte(id)},
 	}
 	_, err = k.client.CoreV1().Secrets(agentNamespace).Create(ctx, secret, metav1.CreateOptions{})
+	if apierrors.IsAlreadyExists(err) && replace {
+		_, err = k.client.CoreV1().Secrets(agentNamespace).Update(ctx, secret, metav1.UpdateOptions{})
+	}
 	if apierrors.IsAlreadyExists(err) {
 		return "", fmt.Errorf("the cluster is being connected by somebody else at this moment: try again")
 	}

@@ -143,8 +143,10 @@ func TestA85RefusedHandovers(t *testing.T) {
 		"about another key":          func() (int, string) { return a.introduce(keys[1], edit("nky", fingerprint(&keys[0].PublicKey))) },
 		"of another cluster":         func() (int, string) { return a.introduce(keys[1], edit("iss", otherID)) },
 		"the present key":            func() (int, string) { return a.introduce(keys[0], nil) },
-		"without proof":              func() (int, string) { return a.hand(link.NextKey{PublicKey: certificate(&keys[1].PublicKey), Handover: handover}) },
-		"nothing":                    func() (int, string) { return a.hand(link.NextKey{}) },
+		"without proof": func() (int, string) {
+			return a.hand(link.NextKey{PublicKey: certificate(&keys[1].PublicKey), Handover: handover})
+		},
+		"nothing": func() (int, string) { return a.hand(link.NextKey{}) },
 	} {
 		if status, body := try(); status != http.StatusBadRequest && status != http.StatusUnauthorized {
 			t.Errorf("%s: %d %s", why, status, body)
