@@ -133,6 +133,10 @@ func TestExtensionChart(t *testing.T) {
 			map[string]any{"source-controller": map[string]any{"enabled": false}, "networkPolicy": map[string]any{"enabled": false}, "concurrent": float64(3)},
 			[]string{"controllers", "--enable=fluxconfig,kustomize,helm", "--log-level=info", "--concurrent=3", "--requeue-dependency=30s"},
 			[]string{"Service/source-controller", "NetworkPolicy/flux-controllers"}, nil},
+		"cloud identity": {"whoever gives the controllers an identity lets everybody decrypt with it", map[string]any{"workloadIdentity": map[string]any{"enable": true}},
+			append(slices.Clone(lockdown), "--shared-decryption-identity"), nil, nil},
+		"cloud identity, lockdown off": {"both at once", map[string]any{"workloadIdentity": map[string]any{"enable": true}, "multiTenancy": map[string]any{"enforce": false}},
+			append(slices.Clone(lockdown), "--no-cross-namespace-refs=false", "--no-remote-bases=false", "--default-service-account=", "--shared-decryption-identity"), nil, nil},
 		"further flags": {"what has no value of its own can be passed", map[string]any{"extraArgs": []any{"--max-retry-delay=1m"}},
 			append(slices.Clone(lockdown), "--max-retry-delay=1m"), nil, nil},
 	}

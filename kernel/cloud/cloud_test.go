@@ -43,6 +43,8 @@ type clouds struct {
 	seen  map[string]int      // requests by host
 	audit map[string][]string // audiences and subjects of the tokens that arrived
 	fail  bool
+	// describe answers what is asked of clusters; nil: nothing is known of any.
+	describe func(http.ResponseWriter, *http.Request) bool
 }
 
 func (c *clouds) requests(host string) int {
@@ -59,7 +61,8 @@ func startClouds(t *testing.T) *clouds {
 	if err != nil {
 		t.Fatal(err)
 	}
-	cert, err := authority.Issue("login.microsoftonline.com", "sts.eu-west-1.amazonaws.com", "api.ecr.eu-west-1.amazonaws.com", "sts.googleapis.com", "iamcredentials.googleapis.com", "team.azurecr.io")
+	cert, err := authority.Issue("login.microsoftonline.com", "sts.eu-west-1.amazonaws.com", "api.ecr.eu-west-1.amazonaws.com", "sts.googleapis.com", "iamcredentials.googleapis.com", "team.azurecr.io",
+		"eks.eu-west-1.amazonaws.com", "management.azure.com", "container.googleapis.com")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -114,6 +117,9 @@ func (c *clouds) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	c.mu.Unlock()
 	if fail {
 		http.Error(w, `{"error":"invalid_client","error_description":"line one\n`+canary+`"}`, http.StatusUnauthorized)
+		return
+	}
+	if c.describe != nil && c.describe(w, r) {
 		return
 	}
 	form, _ := url.ParseQuery(string(body))

@@ -319,7 +319,11 @@ func TestVault(t *testing.T) {
 		address, engine, key, token string
 		allowed                     []string
 		want                        string
+		lockdown                    bool
 	}{
+		"lockdown, allowed": {address: vault.URL, engine: "team/transit", key: "k", token: "s.hunter22", allowed: []string{vault.URL}, lockdown: true},
+		"lockdown, no list": {address: "https://vault.example", engine: "e", key: "k", token: "s.hunter22", lockdown: true, want: "allows it with --vault-addresses=https://vault.example"},
+		"other scheme":      {address: "https" + strings.TrimPrefix(vault.URL, "http"), engine: "e", key: "k", token: "s.hunter22", allowed: []string{vault.URL}, want: "is not among the allowed addresses"},
 		"decrypts":          {address: vault.URL, engine: "team/transit", key: "k", token: "s.hunter22\n", allowed: []string{vault.URL}},
 		"not allowed":       {address: elsewhere.URL, engine: "team/transit", key: "k", token: "s.hunter22", allowed: []string{vault.URL}, want: "is not among the allowed addresses"},
 		"own machine":       {address: vault.URL, engine: "team/transit", key: "k", token: "s.hunter22", want: "addresses of the machine and its link are not allowed"},
@@ -332,7 +336,7 @@ func TestVault(t *testing.T) {
 	for name, c := range cases {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel() // Vault's client tries again, with pauses
-			k, err := Load(Config{VaultAddresses: c.allowed, Secret: map[string][]byte{vaultToken: []byte(c.token)}})
+			k, err := Load(Config{VaultAddresses: c.allowed, OnlyListedVaults: c.lockdown, Secret: map[string][]byte{vaultToken: []byte(c.token)}})
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -49,8 +49,10 @@ type Config struct {
 	// Clouds is asked for what the Secret has no credentials for.
 	Clouds Clouds
 	// VaultAddresses are the Vaults that a document may name; when empty, all
-	// that are not on this machine or its link.
-	VaultAddresses []string
+	// that are not on this machine or its link, or none with OnlyListedVaults:
+	// whoever writes the document chooses where the process sends requests.
+	VaultAddresses   []string
+	OnlyListedVaults bool
 	// Transport carries requests to Vault and the clouds; see NewTransport.
 	Transport http.RoundTripper
 }
@@ -65,6 +67,7 @@ type Keys struct {
 	gcp       []byte
 	clouds    Clouds
 	addresses []string
+	listed    bool // no other Vault than those of addresses
 	transport http.RoundTripper
 	digest    string
 	secrets   []string
@@ -79,7 +82,7 @@ func Load(c Config) (*Keys, error) {
 	if c.Transport == nil {
 		c.Transport = NewTransport(c.VaultAddresses)
 	}
-	k := &Keys{clouds: c.Clouds, addresses: c.VaultAddresses, transport: c.Transport}
+	k := &Keys{clouds: c.Clouds, addresses: c.VaultAddresses, listed: c.OnlyListedVaults || len(c.VaultAddresses) > 0, transport: c.Transport}
 	h := sha256.New()
 	note := func(s []byte) {
 		_ = binary.Write(h, binary.BigEndian, uint64(len(s)))

@@ -161,7 +161,7 @@ func (k *Keys) vaultAddress(address string) (*url.URL, error) {
 	if err != nil || u.Scheme != "https" && u.Scheme != "http" || u.Host == "" || u.User != nil {
 		return nil, errors.New("its address is no http or https URL")
 	}
-	if len(k.addresses) == 0 {
+	if !k.listed {
 		return u, nil
 	}
 	for _, a := range k.addresses {
@@ -169,7 +169,7 @@ func (k *Keys) vaultAddress(address string) (*url.URL, error) {
 			return u, nil
 		}
 	}
-	return nil, fmt.Errorf("its address %s is not among the allowed addresses of Vault", u.Host)
+	return nil, fmt.Errorf("its address %s is not among the allowed addresses of Vault: whoever runs the controllers allows it with --vault-addresses=%s://%s", u.Host, u.Scheme, u.Host)
 }
 
 func (s *service) amazon(key *keyservice.KmsKey, ciphertext []byte) ([]byte, error) {

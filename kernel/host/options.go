@@ -49,8 +49,8 @@ type Options struct {
 
 	// DetectDrift has the drift of HelmReleases mended that say nothing of it.
 	DetectDrift bool
-	// VaultAddresses are the Vaults that an encrypted file may name; when empty,
-	// all that are not on the machine or its link.
+	// VaultAddresses are the Vaults that an encrypted file may name. When empty,
+	// none in lockdown, and otherwise all that are not on the machine or its link.
 	VaultAddresses []string
 	// StrictSubstitution makes a variable that is not set and has no default an
 	// error of its Kustomization.
@@ -113,7 +113,7 @@ func (o *Options) BindFlags(f *pflag.FlagSet) {
 	f.DurationVar(&o.MinRetryDelay, "min-retry-delay", 750*time.Millisecond, "First delay after a failure.")
 	f.DurationVar(&o.MaxRetryDelay, "max-retry-delay", 15*time.Minute, "Longest delay after failures.")
 	f.BoolVar(&o.DetectDrift, "detect-drift", false, "Mend the drift of HelmReleases that say nothing of drift.")
-	f.StringSliceVar(&o.VaultAddresses, "vault-addresses", nil, "Addresses of HashiCorp Vault that encrypted files may name; all but those of the machine itself when empty.")
+	f.StringSliceVar(&o.VaultAddresses, "vault-addresses", nil, "Addresses of HashiCorp Vault that encrypted files may name. When empty, none while cross-namespace references are refused, and otherwise all but those of the machine itself.")
 	f.BoolVar(&o.StrictSubstitution, "strict-substitution", false, "Refuse variables that are not set and have no default.")
 	f.StringSliceVar(&o.PrivateChartHosts, "private-chart-hosts", nil, "Hosts with private addresses that indexes of Helm repositories may lead to.")
 	f.BoolVar(&o.SharedSourceIdentity, "shared-source-identity", false, "Let sources use the controllers' own cloud identity through a proxy or with a certificate authority of their own although cross-namespace references are refused.")

@@ -332,6 +332,9 @@ func (s *sandbox) count(rel string, data []byte) error {
 	if limit := int64(min(s.limits.Objects, maxTransformed)); s.documents > limit {
 		return s.refuse(fmt.Errorf("the build transforms more than %d objects: split it, or let its kustomizations list resources only", limit))
 	}
+	if err := mayBegin(s.documents, schema.left.Load()); err != nil {
+		return s.refuse(err)
+	}
 	if s.documents > 0 && s.patches > maxPatched/s.documents {
 		return s.refuse(fmt.Errorf("the build applies patches of %d bytes to %d objects: split it", s.patches, s.documents))
 	}

@@ -85,7 +85,7 @@ func Build(ctx context.Context, r Request) (*Result, error) {
 	if r.Limits == (Limits{}) {
 		r.Limits = DefaultLimits()
 	}
-	rendered, box, err := render(ctx, r)
+	rendered, box, err := interruptible(ctx, r)
 	if err != nil {
 		return nil, err
 	}

@@ -195,6 +195,9 @@ func (s *sandbox) ReadFile(p string) ([]byte, error) {
 }
 
 func (s *sandbox) read(rel string) ([]byte, error) {
+	if err := s.ctx.Err(); err != nil {
+		return nil, s.refuse(interrupted(err))
+	}
 	info, err := s.stat(rel)
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", rel, fs.ErrNotExist)

@@ -1,9 +1,15 @@
 package manifest
 
 import (
+	"context"
+	"errors"
+	"fmt"
+	"runtime"
 	"sync"
+	"sync/atomic"
 
 	jsonpatch "gopkg.in/evanphx/json-patch.v4"
+	"sigs.k8s.io/kustomize/api/resource"
 	"sigs.k8s.io/kustomize/kyaml/openapi"
 )
 
@@ -15,6 +21,9 @@ var schema struct {
 	sync.RWMutex
 	once sync.Once
 	err  error
+	// left counts the builds whose caller did not wait for their end. Kustomize
+	// cannot be interrupted: they go on, hold the guard, and must not become too many.
+	left atomic.Int64
 }
 
 func withSharedSchema(run func() error) error {
@@ -45,4 +54,57 @@ func withOwnSchema(run func() error) error {
 		schema.err = builtinSchema()
 	}()
 	return run()
+}
+
+// manyObjects is from how many on a build by kustomize may take long: it
+// compares each with all others, so twice as many take four times as long.
+const manyObjects = 500
+
+var errTooManyLeft = errors.New("builds that took longer than their timeout still run: this one has so many objects that it is not begun beside them; " +
+	"split it, or let its kustomizations list resources only")
+
+// interruptible renders until ctx ends. A build that is not over by then goes
+// on unheeded until it looks at a file, or its end.
+func interruptible(ctx context.Context, r Request) ([]*resource.Resource, *sandbox, error) {
+	if err := ctx.Err(); err != nil {
+		return nil, nil, interrupted(err)
+	}
+	type outcome struct {
+		found []*resource.Resource
+		box   *sandbox
+		err   error
+	}
+	done := make(chan outcome, 1)
+	go func() {
+		var o outcome
+		defer func() {
+			if p := recover(); p != nil { // here nobody else would
+				o = outcome{err: fmt.Errorf("the build cannot handle this input: %v", p)}
+			}
+			done <- o
+		}()
+		o.found, o.box, o.err = render(ctx, r)
+	}()
+	select {
+	case o := <-done:
+		return o.found, o.box, o.err
+	case <-ctx.Done():
+		schema.left.Add(1)
+		go func() {
+			<-done
+			schema.left.Add(-1)
+		}()
+		return nil, nil, interrupted(ctx.Err())
+	}
+}
+
+func interrupted(err error) error { return fmt.Errorf("the build was not over in time: %w", err) }
+
+// mayBegin reports whether a build of so many objects may go on, beside those
+// that were left.
+func mayBegin(objects, left int64) error {
+	if objects > manyObjects && left >= int64(runtime.GOMAXPROCS(0)) {
+		return errTooManyLeft
+	}
+	return nil
 }
