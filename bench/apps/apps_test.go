@@ -125,4 +125,7 @@ func TestNeverSpec(t *testing.T) {
 	if diff := cmp.Diff(map[any]int{nil: 25, "3s": 25}, retries); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
 	}
+	if strings.Contains(neverManifest(0), "other") || !strings.Contains(neverManifest(1), "labels: {app: other}") {
+		t.Error("those that wait are what the API server takes, and the others are not")
+	}
 }
