@@ -53,7 +53,7 @@ func (l *loop) build(ctx context.Context, s *scope) error {
 	}
 	s.request.Root, s.request.Files = content.Root, content.Files
 	l.fault("build")
-	built, err := manifest.Build(ctx, s.request)
+	built, err := buildInTime(ctx, s)
 	if errors.Is(err, manifest.ErrPath) {
 		return phase.RetryAfter(meta.ArtifactFailedReason, s.obj.GetRetryInterval(), fmt.Errorf("kustomization path not found: %w", err))
 	}
@@ -66,6 +66,19 @@ func (l *loop) build(ctx context.Context, s *scope) error {
 		return phase.RetryAfter(meta.BuildFailedReason, s.obj.GetRetryInterval(), err)
 	}
 	return nil
+}
+
+// buildInTime builds for as long as the Kustomization gives: no build holds a
+// worker longer, whatever its objects are.
+func buildInTime(ctx context.Context, s *scope) (*manifest.Result, error) {
+	timeout := s.obj.GetTimeout()
+	ctx, cancel := context.WithTimeout(ctx, timeout)
+	defer cancel()
+	built, err := manifest.Build(ctx, s.request)
+	if errors.Is(err, context.DeadlineExceeded) {
+		err = fmt.Errorf("spec.timeout %s: %w", timeout, err)
+	}
+	return built, err
 }
 
 // inventoried reports whether the status lists what was applied: not when the

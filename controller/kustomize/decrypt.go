@@ -38,7 +38,7 @@ func (l *loop) decryption(ctx context.Context, s *scope) (manifest.Decrypter, er
 	if err := serviceAccountName(d.ServiceAccountName); err != nil {
 		return nil, phase.Stalled(meta.BuildFailedReason, fmt.Errorf("spec.decryption: %w", err))
 	}
-	config := decrypt.Config{VaultAddresses: l.options.VaultAddresses, Clouds: l.cloudsOf(s.obj)}
+	config := decrypt.Config{VaultAddresses: l.options.VaultAddresses, OnlyListedVaults: l.options.NoCrossNamespaceRefs, Clouds: l.cloudsOf(s.obj)}
 	if d.SecretRef != nil {
 		secret := &corev1.Secret{}
 		if err := l.readInput(ctx, s.local, inputRef("Secret", s.obj.Namespace, d.SecretRef.Name), secret); err != nil {

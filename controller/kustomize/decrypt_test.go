@@ -1,6 +1,8 @@
 package kustomize
 
 import (
+	"net/http"
+	"net/http/httptest"
 	"testing"
 
 	kustomizev1 "github.com/fluxcd/kustomize-controller/api/v1"
@@ -119,5 +121,67 @@ func TestA34WhoseCloudIdentity(t *testing.T) {
 				t.Errorf("identity %q, want %q", got.Identity, c.want)
 			}
 		})
+	}
+}
+
+// TestWhoseIdentityReachesClusters: that of the ConfigMap, else the one of
+// --default-kubeconfig-service-account, and for a tenant never the controllers'.
+func TestWhoseIdentityReachesClusters(t *testing.T) {
+	const key = meta.KubeConfigKeyServiceAccountName
+	tests := map[string]struct {
+		data     map[string]string
+		fallback string
+		tenant   bool
+		want     string
+		refused  bool
+	}{
+		"named":              {map[string]string{key: "mine"}, "other", true, "mine", false},
+		"default":            {map[string]string{"provider": "aws"}, "other", true, "other", false},
+		"default, no data":   {nil, "other", true, "other", false},
+		"nobody, lockdown":   {map[string]string{"provider": "aws"}, "", true, "", true},
+		"nobody, no tenants": {map[string]string{"provider": "aws"}, "", false, "", false},
+	}
+	for name, c := range tests {
+		t.Run(name, func(t *testing.T) {
+			cm := &corev1.ConfigMap{Data: c.data}
+			err := identified(cm, c.fallback, c.tenant)
+			if (err != nil) != c.refused || cm.Data[key] != c.want {
+				t.Errorf("service account %q, %v; want %q, refused: %v", cm.Data[key], err, c.want, c.refused)
+			}
+		})
+	}
+}
+
+// TestA34VaultOfTheDocument: in lockdown a document does not choose where the
+// controllers send requests, nor does the token of its Secret go there.
+func TestA34VaultOfTheDocument(t *testing.T) {
+	asked := make(chan string, 10)
+	vault := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) { asked <- r.URL.Path }))
+	t.Cleanup(vault.Close)
+	w := newWorld(t, "cluster-admin")
+	w.secret("keys", "sops.vault-token", "hunter22-token")
+	w.publish("repo", map[string]string{"s.yaml": `apiVersion: v1
+kind: Secret
+metadata: {name: opened}
+stringData:
+    token: ENC[AES256_GCM,data:Tr7o,iv:1vmb9Yl8jyzHpyPm2yZdXUNXpxPBYQ+MTPjbAGO4cQ4=,tag:k6Nsa6t3Jl0YQqfdTu3Gkg==,type:str]
+sops:
+    hc_vault:
+        - vault_address: ` + vault.URL + `
+          engine_path: transit
+          key_name: mine
+          created_at: "2026-01-01T00:00:00Z"
+          enc: vault:v1:AAAA
+    lastmodified: "2026-01-01T00:00:00Z"
+    mac: ENC[AES256_GCM,data:Tr7o,iv:1vmb9Yl8jyzHpyPm2yZdXUNXpxPBYQ+MTPjbAGO4cQ4=,tag:k6Nsa6t3Jl0YQqfdTu3Gkg==,type:str]
+    encrypted_regex: ^(data|stringData)$
+    version: 3.9.0
+`})
+	w.kustomization("app", decryptsWith("keys"))
+	w.failed("app", meta.BuildFailedReason, "allows it with --vault-addresses="+vault.URL)
+	select {
+	case path := <-asked:
+		t.Errorf("the address of the document was asked for %s", path)
+	default:
 	}
 }

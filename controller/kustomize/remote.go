@@ -94,15 +94,8 @@ func (l *loop) clusterOfConfigMap(ctx context.Context, k *kustomizev1.Kustomizat
 	if err := l.readInput(ctx, local, inputRef("ConfigMap", k.Namespace, name), cm); err != nil {
 		return tenant.Cluster{}, l.inputFailed(k, field, err)
 	}
-	if name := l.options.DefaultKubeConfigServiceAccount; name != "" && cm.Data[meta.KubeConfigKeyServiceAccountName] == "" {
-		if cm.Data == nil {
-			cm.Data = map[string]string{}
-		}
-		cm.Data[meta.KubeConfigKeyServiceAccountName] = name
-	}
-	if cm.Data[meta.KubeConfigKeyServiceAccountName] == "" && local.Identity.ServiceAccount != "" {
-		return tenant.Cluster{}, phase.Stalled(acl.AccessDeniedReason, fmt.Errorf(
-			"%s: ConfigMap %q has no %s: without one the controller's own cloud identity would be used", field, name, meta.KubeConfigKeyServiceAccountName))
+	if err := identified(cm, l.options.DefaultKubeConfigServiceAccount, local.Identity.ServiceAccount != ""); err != nil {
+		return tenant.Cluster{}, phase.Stalled(acl.AccessDeniedReason, fmt.Errorf("%s: ConfigMap %q %w", field, name, err))
 	}
 	config, err := l.clouds.RESTConfig(ctx, k, cm) // the very one that was judged
 	if errors.Is(err, cloud.ErrUnsupported) {
@@ -167,5 +160,22 @@ func (l *loop) readInput(ctx context.Context, t apply.Tenant, ref apply.Ref, int
 		return err
 	}
 	l.inputs.Saw(t, ref, into)
+	return nil
+}
+
+// identified makes a ConfigMap name the service account whose cloud identity is
+// used: its own, else the default one. A tenant never gets the controller's.
+func identified(cm *corev1.ConfigMap, fallback string, tenant bool) error {
+	const key = meta.KubeConfigKeyServiceAccountName
+	switch {
+	case cm.Data[key] != "":
+	case fallback != "":
+		if cm.Data == nil {
+			cm.Data = map[string]string{}
+		}
+		cm.Data[key] = fallback
+	case tenant:
+		return fmt.Errorf("has no %s: without one the controller's own cloud identity would be used", key)
+	}
 	return nil
 }
