@@ -245,7 +245,7 @@ func fleetRestart(ctx context.Context, f *fleet) ([]figure, error) {
 	ready := time.Since(began)
 	profiled := f.profiling(ctx, "restart-cpu", 15*time.Second)
 	back := f.connected(1)
-	most, before, top := 0, 0, 0.0
+	before, most, top := 0, 0.0, 0.0
 	second := time.Now()
 	used, err := cpu(f.hub.process.Process.Pid)
 	if err != nil {
@@ -257,7 +257,7 @@ func fleetRestart(ctx context.Context, f *fleet) ([]figure, error) {
 			if spent, err := cpu(f.hub.process.Process.Pid); err == nil {
 				top, used = max(top, (spent-used).Seconds()/now.Sub(second).Seconds()), spent
 			}
-			most, before, second = max(most, n-before), n, now
+			most, before, second = max(most, float64(n-before)/now.Sub(second).Seconds()), n, now
 		}
 		return n, all
 	})
@@ -270,6 +270,6 @@ func fleetRestart(ctx context.Context, f *fleet) ([]figure, error) {
 	}
 	held, err := f.hub.memory("then")
 	return append([]figure{inSeconds("all back", all, 60), inSeconds("of it the hub's own start", ready, 0),
-		{what: "most agents that came back in a second", value: float64(most), unit: "agents"},
+		{what: "most agents that came back in a second", value: most, unit: "agents"},
 		{what: "most that the hub computed in a second", value: 100 * top, unit: "% of a core"}}, held...), err
 }
