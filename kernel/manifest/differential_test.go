@@ -25,7 +25,7 @@ func oracle(dir string) ([]string, error) {
 	var out []string
 	schema := withSharedSchema
 	if data, err := os.ReadFile(filepath.Join(dir, konfig.DefaultKustomizationFileName())); err != nil || strings.Contains(string(data), "openapi:") {
-		schema = withOwnSchema
+		schema = func(run func() error) error { return withOwnSchema(context.Background(), run) }
 	}
 	err := schema(func() error {
 		k := krusty.MakeKustomizer(&krusty.Options{LoadRestrictions: types.LoadRestrictionsNone, PluginConfig: types.DisabledPluginConfig()})

@@ -137,7 +137,7 @@ func render(ctx context.Context, r Request) ([]*resource.Resource, *sandbox, err
 	err = withSharedSchema(run)
 	if fs.ownSchema {
 		fs.alone = true
-		err = withOwnSchema(run)
+		err = withOwnSchema(ctx, run)
 	}
 	if err != nil {
 		return nil, nil, fs.tidy(err)

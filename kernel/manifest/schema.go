@@ -7,6 +7,7 @@ import (
 	"runtime"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	jsonpatch "gopkg.in/evanphx/json-patch.v4"
 	"sigs.k8s.io/kustomize/api/resource"
@@ -45,8 +46,19 @@ func prepare() {
 	jsonpatch.AccumulatedCopySizeLimit = maxCopied
 }
 
-func withOwnSchema(run func() error) error {
+// withOwnSchema first lets builds end that were left: who waits for the guard
+// keeps everybody else from it.
+func withOwnSchema(ctx context.Context, run func() error) error {
 	schema.once.Do(prepare)
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	for schema.left.Load() > 0 {
+		select {
+		case <-ctx.Done():
+			return interrupted(ctx.Err())
+		case <-tick.C:
+		}
+	}
 	schema.Lock()
 	defer schema.Unlock()
 	defer func() {
