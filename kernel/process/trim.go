@@ -35,12 +35,16 @@ func KeepSmall(ctx context.Context, log *slog.Logger) {
 			return
 		}
 		debug.FreeOSMemory()
+		program, err := fixedProgram()
 		var p pace
 		for limit := int64(0); ; limit = programBytes {
 			p.adjust()
-			if err := trim(limit); err != nil {
-				log.Debug("could not give back pages of the program", "error", err.Error())
-				return
+			if err == nil && program != "" {
+				err = trim(program, limit)
+			}
+			if err != nil && program != "" {
+				log.Debug("pages of the program stay", "why", err.Error())
+				program = ""
 			}
 			if !sleep(ctx, lookEvery) {
 				return
@@ -51,12 +55,12 @@ func KeepSmall(ctx context.Context, log *slog.Logger) {
 
 // trim takes the program's pages out of the process when there are more bytes
 // of them than limit.
-func trim(limit int64) error {
+func trim(program string, limit int64) error {
 	bytes, err := mappedBytes()
 	if err != nil || bytes <= limit {
 		return err
 	}
-	return dropProgramPages()
+	return dropProgramPages(program)
 }
 
 // sleep reports whether ctx goes on after the time.

@@ -2,6 +2,8 @@ package process
 
 import (
 	"bufio"
+	"debug/elf"
+	"errors"
 	"fmt"
 	"os"
 	"strings"
@@ -9,14 +11,38 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+// errRelocated is a program whose read-only pages differ from its file, because
+// the loader wrote addresses into them before they became read-only: dropping
+// them would lose the addresses.
+var errRelocated = errors.New("the program is relocated when it is loaded: its pages stay")
+
+// fixedProgram is the file of this program. It is an error when its read-only
+// pages may hold anything but the file's bytes.
+func fixedProgram() (string, error) {
+	program, err := os.Readlink("/proc/self/exe")
+	if err != nil {
+		return "", fmt.Errorf("find the program's file: %w", err)
+	}
+	f, err := elf.Open("/proc/self/exe")
+	if err != nil {
+		return "", fmt.Errorf("read the program's file: %w", err)
+	}
+	defer f.Close()
+	if f.Type != elf.ET_EXEC {
+		return program, errRelocated
+	}
+	for _, p := range f.Progs {
+		if p.Type == elf.PT_GNU_RELRO {
+			return program, errRelocated
+		}
+	}
+	return program, nil
+}
+
 // dropProgramPages takes the pages of the program's own read-only code and data
 // out of this process. They are clean copies of the file: what is needed again
 // comes back from the page cache.
-func dropProgramPages() error {
-	program, err := os.Readlink("/proc/self/exe")
-	if err != nil {
-		return fmt.Errorf("find the program's file: %w", err)
-	}
+func dropProgramPages(program string) error {
 	f, err := os.Open("/proc/self/maps")
 	if err != nil {
 		return fmt.Errorf("read the process's mappings: %w", err)

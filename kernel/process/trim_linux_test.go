@@ -1,6 +1,8 @@
 package process
 
 import (
+	"debug/elf"
+	"errors"
 	"fmt"
 	"os"
 	"strings"
@@ -35,7 +37,7 @@ func TestReadOnlyMapping(t *testing.T) {
 // The program goes on as before: what it needs comes back from its file.
 func TestDropProgramPages(t *testing.T) {
 	before := resident(t)
-	if err := dropProgramPages(); err != nil {
+	if err := dropProgramPages(ownProgram(t)); err != nil {
 		t.Fatal(err)
 	}
 	after := resident(t)
@@ -46,21 +48,53 @@ func TestDropProgramPages(t *testing.T) {
 
 // Pages of the program go when there are more than the limit, and only then.
 func TestTrim(t *testing.T) {
+	program := ownProgram(t)
 	before, err := mappedBytes()
 	if err != nil || before <= 0 {
 		t.Fatalf("%d bytes of files are mapped, %v", before, err)
 	}
-	if err := trim(1 << 40); err != nil {
+	if err := trim(program, 1<<40); err != nil {
 		t.Error(err)
 	}
 	if now, err := mappedBytes(); err != nil || now < before {
 		t.Errorf("pages below the limit went: %d bytes, then %d, %v", before, now, err)
 	}
-	if err := trim(0); err != nil {
+	if err := trim(program, 0); err != nil {
 		t.Error(err)
 	}
 	if after, err := mappedBytes(); err != nil || after >= before {
 		t.Errorf("%d bytes before, %d after, %v", before, after, err)
+	}
+}
+
+// ownProgram is the file of this test, when its pages may be dropped.
+func ownProgram(t *testing.T) string {
+	t.Helper()
+	program, err := fixedProgram()
+	if errors.Is(err, errRelocated) {
+		t.Skip("this test was linked for relocation (CGO_ENABLED=1 or -buildmode=pie): " + err.Error())
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	return program
+}
+
+// A program that the loader writes addresses into keeps its pages: this one
+// does either, and says so.
+func TestFixedProgram(t *testing.T) {
+	program, err := fixedProgram()
+	f, openErr := elf.Open("/proc/self/exe")
+	if openErr != nil {
+		t.Fatal(openErr)
+	}
+	defer f.Close()
+	relocated := f.Type == elf.ET_DYN || f.Section(".data.rel.ro") != nil
+	if relocated && !errors.Is(err, errRelocated) {
+		t.Errorf("a relocated program may lose its pages: %q, %v", program, err)
+	}
+	if !relocated && err != nil {
+		t.Errorf("a program at fixed addresses: %v", err)
 	}
 }
 
