@@ -176,7 +176,8 @@ func newTransport(c Config) (*http.Transport, error) {
 		ResponseHeaderTimeout: time.Minute,
 		IdleConnTimeout:       90 * time.Second,
 		MaxIdleConnsPerHost:   2,
-		HTTP2:                 &http.HTTP2Config{SendPingTimeout: 30 * time.Second, PingTimeout: 15 * time.Second},
+		// A stream carries the hub's own pings, so this one is for when they fail to come.
+		HTTP2: &http.HTTP2Config{SendPingTimeout: link.PingEvery * 3 / 2, PingTimeout: 15 * time.Second},
 	}
 	if t.Proxy == nil {
 		t.Proxy = http.ProxyFromEnvironment

@@ -199,7 +199,7 @@ func (g *Gateway) welcome(ctx context.Context, c cluster, q query, session strin
 // poll answers when there is something newer than the agent knows, or with 204
 // when there is nothing after the wait.
 func (g *Gateway) poll(w http.ResponseWriter, r *http.Request, p auth.Principal, s *stream, q query) {
-	extend(w, q.wait+writePatience)
+	extend(w, q.wait+g.writePatience)
 	timeout := time.NewTimer(q.wait)
 	defer timeout.Stop()
 	for {
@@ -241,9 +241,9 @@ func (g *Gateway) poll(w http.ResponseWriter, r *http.Request, p auth.Principal,
 func (g *Gateway) stream(w http.ResponseWriter, r *http.Request, p auth.Principal, s *stream) {
 	expiry := time.NewTimer(p.Expires.Sub(g.clock()))
 	defer expiry.Stop()
-	ping := time.NewTicker(link.PingEvery)
+	ping := time.NewTicker(g.pingEvery)
 	defer ping.Stop()
-	sender := &sender{w: w, control: http.NewResponseController(w)}
+	sender := &sender{w: w, control: http.NewResponseController(w), patience: g.writePatience}
 	for {
 		line, err := g.line(r.Context(), p)
 		if err != nil {
@@ -339,7 +339,9 @@ func (g *Gateway) trace(ctx context.Context, list []link.Item) {
 type sender struct {
 	w       http.ResponseWriter
 	control *http.ResponseController
-	begun   bool
+	// patience bounds the time an agent may take to read one message.
+	patience time.Duration
+	begun    bool
 }
 
 func (s *sender) ping(now time.Time) error {
@@ -363,11 +365,16 @@ func (s *sender) write(line []byte) error {
 		s.w.Header().Set("Cache-Control", "no-store")
 		s.w.Header().Set("X-Accel-Buffering", "no") // for proxies that heed it
 	}
-	extend(s.w, writePatience)
+	extend(s.w, s.patience)
 	if _, err := s.w.Write(append(line, '\n')); err != nil {
 		return err
 	}
-	return s.control.Flush()
+	if err := s.control.Flush(); err != nil {
+		return err
+	}
+	// Over HTTP/2 a deadline that passes ends the stream though nothing is being written.
+	_ = s.control.SetWriteDeadline(time.Time{})
+	return nil
 }
 
 // extend lets an answer last for another while, whatever the server's own limit

@@ -59,8 +59,8 @@ const (
 	storePatience = 15 * time.Second
 	// drainPatience bounds the wait for open streams at the end of Run.
 	drainPatience = 5 * time.Second
-	// writePatience bounds the time an agent may take to read one message.
-	writePatience = 30 * time.Second
+	// defaultWritePatience is the usual writePatience.
+	defaultWritePatience = 30 * time.Second
 	// readPatience bounds the time an agent may take to send one report.
 	readPatience = 30 * time.Second
 )
@@ -84,6 +84,9 @@ type Gateway struct {
 	streams    *streams
 	sessions   *sessions
 	quotas     *quotas
+	// pingEvery is how often a silent stream carries a ping; writePatience bounds the
+	// time an agent may take to read one message.
+	pingEvery, writePatience time.Duration
 	// looking bounds how many streams look at once for what is desired.
 	looking chan struct{}
 	// admission bounds the agents that connect at once.
@@ -112,6 +115,7 @@ func New(c Config) *Gateway {
 		streams:    newStreams(),
 		draining:   make(chan struct{}),
 		looking:    make(chan struct{}, lookAtOnce),
+		pingEvery:  link.PingEvery, writePatience: defaultWritePatience,
 	}
 	if g.clock == nil {
 		g.clock = time.Now
