@@ -168,7 +168,7 @@ func (f *fleet) visible(ctx context.Context, m *member) error {
 // fleetPages reads the list of the whole fleet page by page.
 func fleetPages(ctx context.Context, f *fleet) ([]figure, error) {
 	profiled := f.profiling(ctx, "pages-cpu", 5*time.Second)
-	took, err := f.pages(ctx, "/subscriptions/"+f.user.SubscriptionID(), len(f.members))
+	took, err := f.pages(ctx, "/subscriptions/"+f.user.SubscriptionID(), len(f.members), 3)
 	if err = errors.Join(err, profiled()); err != nil {
 		return nil, err
 	}
@@ -189,7 +189,7 @@ func fleetList(ctx context.Context, f *fleet) ([]figure, error) {
 	if err != nil {
 		return nil, err
 	}
-	took, err := f.pages(ctx, crowded.id, len(names))
+	took, err := f.pages(ctx, crowded.id, len(names), 30) // as many pages as the fleet has
 	if err != nil {
 		return nil, err
 	}
@@ -202,10 +202,10 @@ func paged(took []time.Duration) []figure {
 		inMilliseconds("a page, p99", quantile(took, 0.99), 100), inMilliseconds("a page, slowest", quantile(took, 1), 0)}
 }
 
-// pages reads the configurations of a scope three times, and how long each page
+// pages reads the configurations of a scope some times, and how long each page
 // took; there must be as many as want says.
-func (f *fleet) pages(ctx context.Context, scope string, want int) (took []time.Duration, err error) {
-	for range 3 {
+func (f *fleet) pages(ctx context.Context, scope string, want, times int) (took []time.Duration, err error) {
+	for range times {
 		next, seen := scope+"/providers/Microsoft.KubernetesConfiguration/fluxConfigurations?api-version="+hubVersion, 0
 		for next != "" {
 			began := time.Now()

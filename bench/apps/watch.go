@@ -29,18 +29,41 @@ func each(ctx context.Context, n int, do func(context.Context, int) error) error
 
 // observer sees objects become what they should be.
 type observer struct {
-	watch  watch.Interface
-	wanted func(watch.Event, *unstructured.Unstructured) bool
-	n      int
+	watch     watch.Interface
+	sightings chan sighting // closed when the watch ends
+	wanted    func(watch.Event, *unstructured.Unstructured) bool
+	n         int
 }
 
-// observe watches from now on for n objects that wanted recognises.
+// sighting is an event and when it came.
+type sighting struct {
+	watch.Event
+	at time.Time
+}
+
+// backlog is how many events may wait until somebody asks for them. The API server
+// ends a watch that is not read.
+const backlog = 1 << 16
+
+// observe watches from now on for n objects that wanted recognises; wanted is asked
+// in all only.
 func (w *world) observe(ctx context.Context, l *unstructured.UnstructuredList, namespace string, n int, wanted func(watch.Event, *unstructured.Unstructured) bool) (*observer, error) {
 	found, err := w.kube.Watch(ctx, l, kube.InNamespace(namespace))
 	if err != nil {
 		return nil, fmt.Errorf("watch %s: %w", l.GetKind(), err)
 	}
-	return &observer{found, wanted, n}, nil
+	o := &observer{found, make(chan sighting, backlog), wanted, n}
+	go func() {
+		defer close(o.sightings)
+		for e := range found.ResultChan() {
+			select {
+			case o.sightings <- sighting{e, time.Now()}:
+			case <-ctx.Done():
+				return
+			}
+		}
+	}()
+	return o, nil
 }
 
 // being makes wanted of a predicate on objects that are there.
@@ -58,13 +81,13 @@ func (o *observer) all(ctx context.Context) (map[string]time.Time, error) {
 		select {
 		case <-ctx.Done():
 			return nil, fmt.Errorf("%d of %d came: %w", len(seen), o.n, ctx.Err())
-		case e, ok := <-o.watch.ResultChan():
+		case e, ok := <-o.sightings:
 			u, is := e.Object.(*unstructured.Unstructured)
 			if !ok || e.Type == watch.Error || !is {
 				return nil, fmt.Errorf("the watch ended after %d of %d: %v", len(seen), o.n, e.Object)
 			}
-			if _, before := seen[u.GetName()]; !before && o.wanted(e, u) {
-				seen[u.GetName()] = time.Now()
+			if _, before := seen[u.GetName()]; !before && o.wanted(e.Event, u) {
+				seen[u.GetName()] = e.at
 			}
 		}
 	}

@@ -94,7 +94,7 @@ func Setup(ctx context.Context, h *host.Host) error {
 	if served(h, helmv2.GroupVersion.WithKind(helmv2.HelmReleaseKind)) {
 		b.Watches(&helmv2.HelmRelease{}, l.dependentsHandler(), builder.WithPredicates(dependencyChanged()))
 	}
-	if err := b.Complete(ordinary(l.reconciler())); err != nil {
+	if err := b.Complete(returning(l.reconciler())); err != nil {
 		return fmt.Errorf("set up the Kustomization loop: %w", err)
 	}
 	return nil

@@ -22,10 +22,12 @@ import (
 	"headwater.dev/kernel/depend"
 )
 
-// Priorities in the queue: what changed goes before what only has a new
-// revision to record.
+// Priorities in the queue: what changed goes first, what comes back by itself,
+// after its interval or to be tried again, behind what somebody has asked for, and
+// what only has a new revision to record last.
 const (
 	priorityChanged = 100
+	priorityReturn  = -50
 	priorityRecord  = -100
 )
 
@@ -63,13 +65,17 @@ func add(q queue, key types.NamespacedName, priority int) {
 	q.Add(r)
 }
 
-// ordinary makes a Kustomization that comes back by itself an ordinary one. In
-// the queue it would keep the priority that it was woken with, so that in time
-// all would be equal and none first.
-func ordinary(next reconcile.Reconciler) reconcile.Reconciler {
+// returning gives a Kustomization that comes back by itself a priority of its own.
+// In the queue it would keep the one that it was woken with, so that in time all
+// would be equal and none first; and those that fail again and again would hold
+// up the healthy.
+func returning(next reconcile.Reconciler) reconcile.Reconciler {
 	return reconcile.Func(func(ctx context.Context, r reconcile.Request) (reconcile.Result, error) {
 		result, err := next.Reconcile(ctx, r)
 		result.Priority = new(0)
+		if err == nil && result.RequeueAfter > 0 {
+			result.Priority = new(priorityReturn)
+		}
 		return result, err
 	})
 }

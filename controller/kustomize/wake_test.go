@@ -18,7 +18,7 @@ func TestChangedGoesFirst(t *testing.T) {
 	q := priorityqueue.New[reconcile.Request]("test")
 	defer q.ShutDown()
 	want := errors.New("kept")
-	loop := ordinary(reconcile.Func(func(context.Context, reconcile.Request) (reconcile.Result, error) {
+	loop := returning(reconcile.Func(func(context.Context, reconcile.Request) (reconcile.Result, error) {
 		return reconcile.Result{RequeueAfter: time.Hour}, want
 	}))
 	key := func(i int) types.NamespacedName { return types.NamespacedName{Name: fmt.Sprint(i)} }
@@ -44,5 +44,27 @@ func TestChangedGoesFirst(t *testing.T) {
 	add(q, key(changed), priorityChanged)
 	if first, _, _ := q.GetWithPriority(); first.NamespacedName != key(changed) {
 		t.Errorf("%s is first", first)
+	}
+}
+
+// TestReturningGoesLater: what comes back by itself waits behind what is asked for;
+// what met an error that has nothing to do with it does not.
+func TestReturningGoesLater(t *testing.T) {
+	for _, c := range []struct {
+		name   string
+		result reconcile.Result
+		err    error
+		want   int
+	}{
+		{"after its interval or a failure", reconcile.Result{RequeueAfter: time.Second}, nil, priorityReturn},
+		{"after an error", reconcile.Result{}, errors.New("conflict"), 0},
+		{"not at all", reconcile.Result{}, nil, 0},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			loop := returning(reconcile.Func(func(context.Context, reconcile.Request) (reconcile.Result, error) { return c.result, c.err }))
+			if got, err := loop.Reconcile(t.Context(), reconcile.Request{}); got.Priority == nil || *got.Priority != c.want || !errors.Is(err, c.err) {
+				t.Errorf("%+v, %v, want priority %d", got, err, c.want)
+			}
+		})
 	}
 }
