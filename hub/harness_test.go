@@ -138,18 +138,43 @@ func (f *fake) run(t *testing.T) func() {
 
 func (f *fake) loop(ctx context.Context) error {
 	var revision int64
-	err := f.login(ctx)
+	err := patiently(ctx, func() error { return f.login(ctx) })
 	for err == nil {
-		var desired *link.Desired
-		if desired, err = f.desired(ctx, revision); err == nil && desired != nil {
+		err = patiently(ctx, func() error {
+			desired, err := f.desired(ctx, revision)
+			if err != nil || desired == nil {
+				return err
+			}
+			if err := f.accept(ctx, desired.Items); err != nil {
+				return err
+			}
 			revision = desired.Revision
-			err = f.accept(ctx, desired.Items)
-		}
+			return nil
+		})
 	}
 	if ctx.Err() != nil {
 		return nil
 	}
 	return err
+}
+
+// unavailable is an answer that asks to come again: a member of etcd that died
+// with the request under way is one reason.
+type unavailable struct{ error }
+
+// patiently repeats what is answered with "come again", as the agent does.
+func patiently(ctx context.Context, do func() error) error {
+	for {
+		err := do()
+		if !errors.As(err, new(unavailable)) {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(200 * time.Millisecond):
+		}
+	}
 }
 
 func (f *fake) login(ctx context.Context) error {
@@ -191,7 +216,11 @@ func (f *fake) call(ctx context.Context, method, path, contentType string, body 
 		return nil
 	}
 	if resp.StatusCode != http.StatusOK {
-		return fmt.Errorf("%s %s: %s: %s", method, path, resp.Status, raw)
+		err := fmt.Errorf("%s %s: %s: %s", method, path, resp.Status, raw)
+		if resp.StatusCode == http.StatusServiceUnavailable {
+			return unavailable{err}
+		}
+		return err
 	}
 	return json.Unmarshal(raw, into)
 }
