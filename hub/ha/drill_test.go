@@ -44,16 +44,27 @@ type drill struct {
 
 func newDrill(t *testing.T) *drill {
 	t.Helper()
-	d := &drill{world: &world{network: newNetwork(), dir: t.TempDir()}, paths: map[string]string{}, reported: map[string]int64{}}
+	return newDrillIn(t, t.TempDir())
+}
+
+// newDrillIn keeps the hub's data below a directory; its log goes elsewhere.
+func newDrillIn(t *testing.T, dir string) *drill {
+	t.Helper()
+	d := &drill{world: &world{network: newNetwork(), dir: dir}, paths: map[string]string{}, reported: map[string]int64{}}
 	d.data = filepath.Join(d.dir, "shared")
 	address := free(t, "127.0.1.1")
 	d.url = "https://" + address
-	d.hub = &replica{address: address, log: filepath.Join(d.dir, "hub.log"),
+	d.hub = &replica{address: address, log: filepath.Join(t.TempDir(), "hub.log"),
 		args: []string{"serve", "--data-dir", d.data, "--listen", address, "--metrics-listen", ""}}
 	d.balancer = newBalancer(t)
 	d.balancer.add(t, address)
 	d.start(t)
-	t.Cleanup(func() { d.hub.kill() })
+	t.Cleanup(func() {
+		d.hub.kill()
+		if t.Failed() {
+			show(t, d.hub.log)
+		}
+	})
 	var err error
 	if d.key, err = rsa.GenerateKey(rand.Reader, 2048); err != nil {
 		t.Fatal(err)
@@ -126,13 +137,17 @@ func (d *drill) agent(t *testing.T) {
 func (d *drill) put(t *testing.T, name, path string) {
 	t.Helper()
 	eventually(t, 20*time.Second, func() error {
-		_, err := client.Put[any](t.Context(), d.user, client.ConfigurationID(d.cluster, name), client.VersionConfiguration, map[string]any{"properties": map[string]any{
-			"scope": "cluster", "namespace": "apps", "sourceKind": "GitRepository",
-			"gitRepository":  map[string]any{"url": "https://git.example/app.git", "repositoryRef": map[string]any{"branch": "main"}},
-			"kustomizations": map[string]any{"app": map[string]any{"path": path}}}})
+		_, err := client.Put[any](t.Context(), d.user, client.ConfigurationID(d.cluster, name), client.VersionConfiguration, configuration(path))
 		return err
 	})
 	d.agree(t, name, path)
+}
+
+func configuration(path string) map[string]any {
+	return map[string]any{"properties": map[string]any{
+		"scope": "cluster", "namespace": "apps", "sourceKind": "GitRepository",
+		"gitRepository":  map[string]any{"url": "https://git.example/app.git", "repositoryRef": map[string]any{"branch": "main"}},
+		"kustomizations": map[string]any{"app": map[string]any{"path": path}}}}
 }
 
 func (d *drill) agree(t *testing.T, name, path string) {

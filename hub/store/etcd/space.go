@@ -4,10 +4,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
+	"path/filepath"
 	"sync/atomic"
 	"syscall"
 	"time"
 
+	"go.etcd.io/etcd/client/pkg/v3/fileutil"
 	clientv3 "go.etcd.io/etcd/client/v3"
 
 	"headwater.dev/hub/store"
@@ -15,7 +18,9 @@ import (
 
 const (
 	defaultMinFree = 128 << 20
-	// mindEvery is how often the embedded member's space is looked at.
+	// lookEvery is how often the embedded member's disk is looked at, mindEvery how
+	// often its quota is.
+	lookEvery = time.Second
 	mindEvery = 10 * time.Second
 	// reclaimAt is the part of the quota at which history is given up for space.
 	reclaimAt = 0.8
@@ -31,6 +36,9 @@ type space struct {
 	quota   int64
 	free    func(dir string) (uint64, error)
 	low     *atomic.Bool
+	// backed is the file of records as it was when all of it had blocks; keepSpace
+	// alone uses it once the member runs.
+	backed os.FileInfo
 	// reclaimed is when space was last reclaimed; keepSpace alone uses it.
 	reclaimed time.Time
 }
@@ -66,39 +74,71 @@ func freeBytes(dir string) (uint64, error) {
 
 // keepSpace minds the space until ctx ends.
 func (s *Store) keepSpace(ctx context.Context) {
-	tick := time.NewTicker(mindEvery)
-	defer tick.Stop()
+	look, mind := time.NewTicker(lookEvery), time.NewTicker(mindEvery)
+	defer look.Stop()
+	defer mind.Stop()
 	for {
+		var err error
 		select {
 		case <-ctx.Done():
 			return
-		case <-tick.C:
+		case <-look.C:
+			err = s.mindDisk()
+		case <-mind.C:
+			err = s.mindSpace(ctx)
 		}
-		if err := s.mindSpace(ctx); err != nil && ctx.Err() == nil {
+		if err != nil && ctx.Err() == nil {
 			s.log.Error("space of the storage not minded", "error", err)
 		}
 	}
 }
 
-// mindDisk stops writes before the disk is full, and lets them go on.
+// mindDisk stops writes before the disk is full, and lets them go on. While there
+// is space, it backs the file of records.
 func (s *Store) mindDisk() error {
 	free, err := s.space.free(s.space.dir)
 	if err != nil {
 		return err
 	}
 	if low := free < s.space.minFree; low != s.space.low.Swap(low) {
-		s.log.Warn("writes stop or go on with the space of the disk", "dir", s.space.dir, "freeMiB", free>>20, "neededMiB", s.space.minFree>>20, "stopped", low)
+		message := "the disk has space again: writes go on"
+		if low {
+			message = "the disk is nearly full and writes are refused: make space there and they go on by themselves"
+		}
+		s.log.Warn(message, "dir", s.space.dir, "freeMiB", free>>20, "neededMiB", s.space.minFree>>20)
 	}
+	if s.space.low.Load() {
+		return nil
+	}
+	return s.space.back()
+}
+
+// back gives all of the file of records its blocks: etcd makes the file longer
+// without them, and ends at once when the disk has none left for a page.
+func (s *space) back() error {
+	path := filepath.Join(s.dir, "member", "snap", "db")
+	now, err := os.Stat(path)
+	if err != nil {
+		return fmt.Errorf("look at the storage: %w", err)
+	}
+	if s.backed != nil && os.SameFile(s.backed, now) && s.backed.Size() == now.Size() {
+		return nil
+	}
+	file, err := os.OpenFile(path, os.O_RDWR, 0)
+	if err != nil {
+		return fmt.Errorf("open the storage: %w", err)
+	}
+	defer file.Close()
+	if err := fileutil.Preallocate(file, now.Size(), false); err != nil {
+		return fmt.Errorf("give the storage its blocks: %w", err)
+	}
+	s.backed = now
 	return nil
 }
 
-// mindSpace minds the disk, and gives up history and holes before the quota is
-// reached. Files are not rewritten earlier: their holes are used again, and
+// mindSpace gives up history and holes before the quota is reached. Files are not rewritten earlier: their holes are used again, and
 // rewriting holds everybody up.
 func (s *Store) mindSpace(ctx context.Context) error {
-	if err := s.mindDisk(); err != nil {
-		return err
-	}
 	alarms, err := s.client().AlarmList(ctx)
 	if err != nil {
 		return fault(ctx, err)

@@ -113,9 +113,6 @@ func (s *Store) put(ctx context.Context, put store.Put) (store.Record, error) {
 	if err := ctx.Err(); err != nil {
 		return store.Record{}, err
 	}
-	if err := s.space.left(); err != nil {
-		return store.Record{}, err
-	}
 	if put.Part == store.Observed && put.Expect > 0 {
 		if r, done, err := s.again(ctx, put); done || err != nil {
 			return r, err
@@ -126,6 +123,11 @@ func (s *Store) put(ctx context.Context, put store.Put) (store.Record, error) {
 		return store.Record{}, err
 	}
 	if err := was.expect(put.Key, put.Part, put.Expect); err != nil {
+		return store.Record{}, err
+	}
+	// What needs no write is answered also when there is no space for one: a hub
+	// must be able to start.
+	if err := s.space.left(); err != nil {
 		return store.Record{}, err
 	}
 	lease, err := s.lease(ctx, put)
