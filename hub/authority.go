@@ -30,12 +30,11 @@ func authorityFiles(dir string) (cert, key string) {
 
 // readAuthority reads ca.crt and ca.key.
 func readAuthority(dir string) (*tls.Certificate, error) {
-	pair, err := tls.LoadX509KeyPair(authorityFiles(dir))
+	p, err := readPair(authorityFiles(dir))
 	if err != nil {
 		return nil, err
 	}
-	pair.Leaf, err = x509.ParseCertificate(pair.Certificate[0])
-	return &pair, err
+	return p.certificate()
 }
 
 // loadAuthority reads ca.crt and ca.key, or makes them at the first start.

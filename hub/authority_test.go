@@ -195,8 +195,17 @@ func TestASwitchCutShort(t *testing.T) {
 	if err := prepareAuthority(dir, now); err != nil {
 		t.Fatal(err)
 	}
-	// The process ended between the two files.
-	if err := writeWhole(filepath.Join(dir, "ca.key"), read(t, filepath.Join(dir, nextKey)), 0o600); err != nil {
+	// The process ended between the two files, within one tick of the file system's
+	// clock.
+	caKey := filepath.Join(dir, "ca.key")
+	info, err := os.Stat(caKey)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := writeWhole(caKey, read(t, filepath.Join(dir, nextKey)), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Chtimes(caKey, info.ModTime(), info.ModTime()); err != nil {
 		t.Fatal(err)
 	}
 	now = now.Add(lookEvery)

@@ -63,7 +63,7 @@ type files struct {
 
 	mu      sync.Mutex
 	looked  time.Time
-	stamp   [2]time.Time
+	read    pair
 	current *tls.Certificate
 }
 
@@ -75,31 +75,42 @@ func (f *files) get(*tls.ClientHelloInfo) (*tls.Certificate, error) {
 		return f.current, nil
 	}
 	f.looked = now
-	stamp, err := stampOf(f.cert, f.key)
-	if err != nil {
-		return f.keep(fmt.Errorf("read TLS certificate: %w", err))
-	}
-	if f.current != nil && stamp == f.stamp {
+	read, err := readPair(f.cert, f.key)
+	if err == nil && f.current != nil && read == f.read {
 		return f.current, nil
 	}
-	pair, err := tls.LoadX509KeyPair(f.cert, f.key)
+	var current *tls.Certificate
+	if err == nil {
+		current, err = read.certificate()
+	}
 	if err != nil {
 		return f.keep(fmt.Errorf("read TLS certificate: %w", err))
 	}
-	f.current, f.stamp = &pair, stamp
+	f.current, f.read = current, read
 	return f.current, nil
 }
 
-// stampOf is when the files of a pair were written.
-func stampOf(cert, key string) (stamp [2]time.Time, err error) {
-	for i, path := range []string{cert, key} {
-		info, err := os.Stat(path)
-		if err != nil {
-			return stamp, err
-		}
-		stamp[i] = info.ModTime()
+// pair is the content of a certificate's file and of its key's. Versions are told
+// apart by it: the times of files that are written in one moment may be equal.
+type pair struct{ cert, key string }
+
+func readPair(cert, key string) (p pair, err error) {
+	c, err := os.ReadFile(cert)
+	if err != nil {
+		return pair{}, err
 	}
-	return stamp, nil
+	k, err := os.ReadFile(key)
+	return pair{string(c), string(k)}, err
+}
+
+// certificate returns the pair with its leaf parsed.
+func (p pair) certificate() (*tls.Certificate, error) {
+	c, err := tls.X509KeyPair([]byte(p.cert), []byte(p.key))
+	if err != nil {
+		return nil, err
+	}
+	c.Leaf, err = x509.ParseCertificate(c.Certificate[0])
+	return &c, err
 }
 
 // keep prefers the former certificate to none.
@@ -120,7 +131,7 @@ type generated struct {
 
 	mu        sync.Mutex
 	looked    time.Time
-	stamp     [2]time.Time
+	read      pair
 	authority *tls.Certificate
 	current   *tls.Certificate
 }
@@ -132,14 +143,13 @@ func (g *generated) follow(now time.Time) error {
 		return nil
 	}
 	g.looked = now
-	cert, key := authorityFiles(g.dir)
-	stamp, err := stampOf(cert, key)
-	if err == nil && g.authority != nil && stamp == g.stamp {
+	read, err := readPair(authorityFiles(g.dir))
+	if err == nil && g.authority != nil && read == g.read {
 		return nil
 	}
 	var authority *tls.Certificate
 	if err == nil {
-		authority, err = readAuthority(g.dir)
+		authority, err = read.certificate()
 	}
 	switch {
 	case err != nil && g.authority == nil:
@@ -151,7 +161,7 @@ func (g *generated) follow(now time.Time) error {
 		g.log.Info("the hub's certificate authority was replaced", "serial", authority.Leaf.SerialNumber.Text(16))
 		g.current = nil
 	}
-	g.authority, g.stamp = authority, stamp
+	g.authority, g.read = authority, read
 	return nil
 }
 

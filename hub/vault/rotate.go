@@ -2,6 +2,7 @@ package vault
 
 import (
 	"context"
+	"crypto/sha256"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -28,13 +29,13 @@ func (v *Vault) keys() []keeper { return *v.keepers.Load() }
 func (v *Vault) Run(ctx context.Context) error {
 	tick := time.NewTicker(lookEvery)
 	defer tick.Stop()
-	stamp, wrapped := v.stamp(), false
+	opened, wrapped := v.opened, false
 	for look := 0; ; look++ {
-		if now := v.stamp(); now != stamp {
-			keepers, err := openKeepers(ctx, v.config)
+		if now := fingerprint(v.config.KeyFile); now != opened {
+			keepers, err := v.reopen(ctx)
 			if err == nil {
 				v.keepers.Store(&keepers)
-				stamp, wrapped = now, false
+				opened, wrapped = now, false
 				v.log.Info("the vault's keys were read again", "keys", len(keepers))
 			} else {
 				v.log.Error("the vault's keys cannot be read: the former ones stay in use", "error", err)
@@ -59,13 +60,25 @@ func (v *Vault) Run(ctx context.Context) error {
 	}
 }
 
-// stamp tells versions of the key file apart.
-func (v *Vault) stamp() [2]int64 {
-	info, err := os.Stat(v.config.KeyFile)
+// fingerprint tells versions of the key file apart, whose times need not differ
+// when it is written twice in a moment. It is zero for a file that cannot be read.
+func fingerprint(path string) [sha256.Size]byte {
+	data, err := os.ReadFile(path)
 	if err != nil {
-		return [2]int64{}
+		return [sha256.Size]byte{}
 	}
-	return [2]int64{info.ModTime().UnixNano(), info.Size()}
+	return sha256.Sum256(data)
+}
+
+// reopen opens the keys that are given now. A key file that is gone is not made
+// anew, as at the first start: its keys are the only ones that open what is kept.
+func (v *Vault) reopen(ctx context.Context) ([]keeper, error) {
+	if len(v.config.KeeperURLs) == 0 {
+		if _, err := os.Stat(v.config.KeyFile); err != nil {
+			return nil, fmt.Errorf("read key file: %w: put it back before the hub is started again", err)
+		}
+	}
+	return openKeepers(ctx, v.config)
 }
 
 // Rewrap wraps with the newest key whatever a former one has wrapped, and returns

@@ -76,6 +76,8 @@ type Vault struct {
 	config  Config
 	keepers atomic.Pointer[[]keeper]
 	digest  []byte
+	// opened is the fingerprint of the key file that the keys came from.
+	opened [sha256.Size]byte
 	// lost is how many entries no key opened when everything was wrapped anew.
 	lost  atomic.Int64
 	clock func() time.Time
@@ -113,6 +115,7 @@ func New(ctx context.Context, c Config) (*Vault, error) {
 		return nil, fmt.Errorf("open vault: %w", err)
 	}
 	v.keepers.Store(&keepers)
+	v.opened = fingerprint(c.KeyFile)
 	if v.digest, err = v.digestKey(ctx); err != nil {
 		return nil, fmt.Errorf("open vault: %w", err)
 	}

@@ -313,6 +313,16 @@ func TestRotation(t *testing.T) {
 		if _, err := v.Release(t.Context(), id, version, &cluster.PublicKey); err != nil {
 			t.Errorf("with a damaged file: %v", err)
 		}
+		if err := os.Remove(file); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(time.Minute)
+		if _, err := v.Release(t.Context(), id, version, &cluster.PublicKey); err != nil {
+			t.Errorf("with the file gone: %v", err)
+		}
+		if _, err := os.Stat(file); !errors.Is(err, os.ErrNotExist) {
+			t.Errorf("a running vault made itself another key: %v", err)
+		}
 		if err := os.WriteFile(file, []byte(fresh+string(old)), 0o600); err != nil {
 			t.Fatal(err)
 		}
@@ -328,7 +338,7 @@ func TestRotation(t *testing.T) {
 		if other.Digest(id, map[string]string{"k": "v"}) != digest {
 			t.Error("the digest changed with the rotation")
 		}
-		time.Sleep(vault.Life - 3*time.Minute)
+		time.Sleep(vault.Life - 4*time.Minute)
 		if _, err := other.Release(t.Context(), id, version, &cluster.PublicKey); err != nil {
 			t.Errorf("shortly before its end: %v", err)
 		}
