@@ -178,10 +178,22 @@ func TestHistoryMakesRoom(t *testing.T) {
 // TestDiskAlmostFull refuses writes while the member can still end well.
 func TestDiskAlmostFull(t *testing.T) {
 	dir := t.TempDir()
-	s := open(t, etcd.Config{Dir: dir, MinFree: 1 << 62})
-	_, err := s.Put(t.Context(), store.Put{Key: "/a", Value: json.RawMessage(`1`)})
-	if !errors.Is(err, store.ErrFull) || !strings.Contains(err.Error(), dir) {
-		t.Errorf("a write on a full disk: %v, want ErrFull that names %s", err, dir)
+	s := open(t, etcd.Config{Dir: dir})
+	seen := store.Put{Key: "/seen", Part: store.Observed, Value: json.RawMessage(`1`), Expect: store.AnyRevision}
+	_, err := s.Put(t.Context(), store.Put{Key: seen.Key, Value: json.RawMessage(`1`)})
+	if err == nil {
+		var r store.Record
+		r, err = s.Put(t.Context(), seen)
+		seen.Expect = r.Revision
+	}
+	if err = errors.Join(err, s.Close()); err != nil {
+		t.Fatal(err)
+	}
+	s = open(t, etcd.Config{Dir: dir, MinFree: 1 << 62})
+	for what, put := range map[string]store.Put{"a write": {Key: "/a", Value: json.RawMessage(`1`)}, "a report": seen} {
+		if _, err := s.Put(t.Context(), put); !errors.Is(err, store.ErrFull) || !strings.Contains(err.Error(), dir) {
+			t.Errorf("%s on a full disk: %v, want ErrFull that names %s", what, err, dir)
+		}
 	}
 	if _, _, err := s.List(t.Context(), store.List{Prefix: "/"}); err != nil {
 		t.Errorf("a read on a full disk: %v", err)

@@ -113,7 +113,8 @@ func (s *Store) put(ctx context.Context, put store.Put) (store.Record, error) {
 	if err := ctx.Err(); err != nil {
 		return store.Record{}, err
 	}
-	if put.Part == store.Observed && put.Expect > 0 {
+	full := s.space.left()
+	if full == nil && put.Part == store.Observed && put.Expect > 0 {
 		if r, done, err := s.again(ctx, put); done || err != nil {
 			return r, err
 		}
@@ -127,8 +128,8 @@ func (s *Store) put(ctx context.Context, put store.Put) (store.Record, error) {
 	}
 	// What needs no write is answered also when there is no space for one: a hub
 	// must be able to start.
-	if err := s.space.left(); err != nil {
-		return store.Record{}, err
+	if full != nil {
+		return store.Record{}, full
 	}
 	lease, err := s.lease(ctx, put)
 	if err != nil {
