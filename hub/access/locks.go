@@ -183,7 +183,8 @@ func (a *Access) Locks(ctx context.Context, at *auth.Attempt, next func() error)
 	}
 	// What is below a scope is in the way of the scope's end, not of the end of
 	// something at it, such as a role assignment.
-	remove := at.Method == http.MethodDelete
+	// Taking tags away by DELETE is a write.
+	remove := strings.HasSuffix(strings.ToLower(at.Action), "/delete")
 	whole := remove && at.Resource == ""
 	var by []string
 	err := a.eachLock(ctx, func(l lock) error {

@@ -192,7 +192,9 @@ func (a *Access) addPassword(c *call) error {
 	return a.add(c, &b, func(ctx context.Context) (auth.Credential, string, error) {
 		end := c.now.AddDate(1, 0, 0)
 		if b.EndDateTime != nil {
-			end = *b.EndDateTime
+			if end = *b.EndDateTime; end.IsZero() { // what no client may ask for: a secret for ever
+				return auth.Credential{}, "", &auth.CredentialError{Problem: "endDateTime is 0001-01-01T00:00:00Z, which is no time: leave it out for one year"}
+			}
 		}
 		return a.auth.AddSecret(ctx, c.name, clip(b.DisplayName), end)
 	})

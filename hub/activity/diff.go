@@ -15,8 +15,9 @@ type Change struct {
 	Path string `json:"path"`
 }
 
-// maxChanges bounds the changes of one entry.
-const maxChanges = 100
+// maxChanges bounds the changes of one entry, maxPath each path in bytes: a change
+// whose entry is too large to be kept would leave no trace.
+const maxChanges, maxPath = 100, 512
 
 // bookkeeping are the fields of a record that every write changes.
 func bookkeeping(name string) bool {
@@ -56,6 +57,11 @@ func diff(before, after json.RawMessage) []Change {
 	}
 	if len(out) > maxChanges {
 		out = append(out[:maxChanges], Change{Op: "more"})
+	}
+	for i := range out {
+		if path := out[i].Path; len(path) > maxPath {
+			out[i].Path = strings.ToValidUTF8(path[:maxPath], "") + "…"
+		}
 	}
 	return out
 }

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"strings"
 	"testing"
+	"unicode/utf8"
 
 	"github.com/google/go-cmp/cmp"
 )
@@ -43,5 +44,10 @@ func TestDiff(t *testing.T) {
 	got := diff(json.RawMessage(`{"p":{}}`), json.RawMessage(`{"p":{`+strings.Join(many, ",")+`}}`))
 	if len(got) != maxChanges+1 || got[maxChanges].Op != "more" {
 		t.Errorf("%d changes", len(got))
+	}
+	long := strings.Repeat("é/", 300<<10)
+	got = diff(json.RawMessage(`{"p":{}}`), json.RawMessage(`{"p":{"`+long+`":1}}`))
+	if len(got) != 1 || got[0].Op != "add" || len(got[0].Path) > maxPath+len("…") || !strings.HasPrefix(got[0].Path, "/p/é~1") || !utf8.ValidString(got[0].Path) {
+		t.Errorf("a long name: %d changes, %.40q", len(got), got[0].Path)
 	}
 }
