@@ -18,9 +18,6 @@ import (
 	"headwater.dev/api/link"
 )
 
-// maxMessage bounds one message of the hub.
-const maxMessage = 64 << 20
-
 // retrySpread bounds what is added to the pause that the hub asked for.
 const retrySpread = 5 * time.Second
 
@@ -99,7 +96,7 @@ func (u *Uplink) stream(ctx context.Context) (delivered bool, err error) {
 	defer res.Body.Close()
 
 	lines := bufio.NewScanner(res.Body)
-	lines.Buffer(make([]byte, 0, 16<<10), maxMessage)
+	lines.Buffer(make([]byte, 0, 16<<10), link.MaxStreamed)
 	for lines.Scan() {
 		alarm.set(u.timing.silence, errSilent)
 		if len(bytes.TrimSpace(lines.Bytes())) == 0 {
@@ -162,7 +159,7 @@ func (u *Uplink) poll(ctx context.Context) (delivered bool, err error) {
 		return true, nil
 	}
 	var m link.Message
-	if err := json.NewDecoder(io.LimitReader(res.Body, maxMessage)).Decode(&m); err != nil {
+	if err := json.NewDecoder(io.LimitReader(res.Body, link.MaxStreamed)).Decode(&m); err != nil {
 		return false, fmt.Errorf("read the hub's answer: %w", err)
 	}
 	if m.Desired == nil {

@@ -3,6 +3,8 @@
 package link
 
 import (
+	"bytes"
+	"encoding/json"
 	"time"
 
 	"headwater.dev/api/resource"
@@ -32,6 +34,8 @@ const PingEvery = 30 * time.Second
 const (
 	// MaxReportBytes bounds the body of a Report.
 	MaxReportBytes = 4 << 20
+	// MaxStreamed bounds a Message, in bytes.
+	MaxStreamed = 64 << 20
 	// MaxItems bounds the items of a Report or a Desired.
 	MaxItems = resource.MaxItems
 )
@@ -94,6 +98,16 @@ type Enrolled struct {
 type Message struct {
 	Desired *Desired `json:"desired,omitempty"`
 	Ping    *Ping    `json:"ping,omitempty"`
+}
+
+// Line is the message as one line of a stream, with its end. Nothing is escaped
+// for HTML, which would make what is within bounds six times as long.
+func (m Message) Line() ([]byte, error) {
+	var b bytes.Buffer
+	e := json.NewEncoder(&b)
+	e.SetEscapeHTML(false)
+	err := e.Encode(m)
+	return b.Bytes(), err
 }
 
 // Ping keeps a stream open through proxies.

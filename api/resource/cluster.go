@@ -18,6 +18,10 @@ const (
 // as many as its agent is told of.
 const MaxItems = 1000
 
+// MaxItemBytes is how many bytes of JSON they can have together, without protected
+// settings: the agent is told of all of them in one message.
+const MaxItemBytes = 32 << 20
+
 // OfflineAfter is how long a cluster may be silent and still count as
 // connected.
 const OfflineAfter = 15 * time.Minute

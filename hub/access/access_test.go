@@ -223,6 +223,7 @@ func TestLocks(t *testing.T) {
 	id := group + assigned + newName()
 	owner.must(201, "PUT", id, give(auth.Reader, uuid.NewString()))
 	owner.refused("ScopeLocked", "DELETE", id, "")
+	owner.must(200, "DELETE", group+"/providers/Microsoft.Resources/tags/default", "") // a write
 	unlock(group)
 	owner.must(200, "DELETE", id, "")
 	lock(cluster, "CanNotDelete")
@@ -249,6 +250,19 @@ func TestNamesakesInheritNothing(t *testing.T) {
 	owner.must(200, "DELETE", group, "")
 	owner.furnish()
 	p.refused("AuthorizationFailed", "GET", cluster, "")
+
+	// The extension that the first configuration makes is new, too.
+	flux, version := cluster+"/providers/Microsoft.KubernetesConfiguration/extensions/flux", "?api-version=2023-05-01"
+	first := func() {
+		owner.must(201, "PUT", cluster+"/providers/Microsoft.KubernetesConfiguration/fluxConfigurations/apps"+version, strings.Replace(body("https://git.example/a", canary64), "a/b~c", "a", 1))
+	}
+	first()
+	q := h.somebody(t, auth.Contributor, flux)
+	q.must(200, "GET", flux+version, "")
+	owner.must(200, "DELETE", cluster+"/providers/Microsoft.KubernetesConfiguration/fluxConfigurations/apps"+version+"&forceDelete=true", "")
+	owner.must(200, "DELETE", flux+version+"&forceDelete=true", "")
+	first()
+	q.refused("AuthorizationFailed", "GET", flux+version, "")
 }
 
 func TestTheLastOwnerStays(t *testing.T) {
@@ -290,6 +304,7 @@ func TestServicePrincipalsAndTheirCredentials(t *testing.T) {
 	owner.must(201, "PUT", path, `{"properties":{"displayName":"pipeline","objectId":"mine"}}`)
 	owner.must(200, "PUT", path, `{"properties":{"displayName":"pipeline 2"}}`)
 	owner.refused("ValidationFailed", "POST", path+"/addPassword", `{"endDateTime":"2001-01-01T00:00:00Z"}`)
+	owner.refused("ValidationFailed", "POST", path+"/addPassword", `{"endDateTime":"0001-01-01T00:00:00Z"}`)
 	var first, second struct{ SecretText, KeyID string }
 	for i, into := range []any{&first, &second} {
 		end := h.clock().Add(time.Duration(i+1) * time.Hour).UTC().Format(time.RFC3339)

@@ -67,10 +67,14 @@ func TestActivityLog(t *testing.T) {
 	owner.must(201, "PUT", role, give(auth.Reader, stranger.oid))
 	owner.must(200, "DELETE", role, "")
 	events := owner.events(sub + happened)
-	if len(events) != 8 {
-		t.Fatalf("%d events, want group, cluster, 2 puts, 2 refusals, 2 of rights", len(events))
+	if len(events) != 9 {
+		t.Fatalf("%d events, want group, cluster, extension, 2 puts, 2 refusals, 2 of rights", len(events))
 	}
-	removed, given, invalid, denied, changed, made := events[0], events[1], events[2], events[3], events[4], events[5]
+	removed, given, invalid, denied, changed, made, along := events[0], events[1], events[2], events[3], events[4], events[5], events[6]
+	if along.Caller != owner.id || along.OperationName.Value != "Microsoft.KubernetesConfiguration/extensions/write" || !along.has("add", "") ||
+		along.CorrelationID != made.CorrelationID || !strings.HasSuffix(along.ResourceID, "/extensions/flux") {
+		t.Errorf("the extension that the first configuration made: %+v", along)
+	}
 	if made.Caller != owner.id || made.OperationName.Value != "Microsoft.KubernetesConfiguration/fluxConfigurations/write" || made.Status.Value != "Accepted" ||
 		made.SubStatus.Value != "Created" || made.HTTPRequest.ClientIPAddress != "127.0.0.1" || made.HTTPRequest.Method != "PUT" ||
 		made.ResourceGroupName != "fleet" || made.ResourceID != id || !made.has("add", "") {
@@ -92,13 +96,13 @@ func TestActivityLog(t *testing.T) {
 		"caller eq '" + stranger.id + "'":                                       1,
 		"status eq 'Failed'":                                                    2,
 		"levels eq 'Error,Critical' and caller eq '" + owner.oid + "'":          1,
-		"resourceGroupName eq 'FLEET'":                                          8,
+		"resourceGroupName eq 'FLEET'":                                          9,
 		"resourceGroupName eq 'other'":                                          0,
 		"resourceUri eq '" + id + "'":                                           4,
 		"resourceProvider eq 'Microsoft.Authorization'":                         2,
 		"resourceType eq 'Microsoft.ContainerService/managedClusters'":          1,
-		"correlationId eq '" + made.CorrelationID + "'":                         1,
-		"eventTimestamp ge 2001-01-01T00:00:00Z and eventChannels eq 'Admin'":   8,
+		"correlationId eq '" + made.CorrelationID + "'":                         2,
+		"eventTimestamp ge 2001-01-01T00:00:00Z and eventChannels eq 'Admin'":   9,
 		"eventTimestamp ge '2001-01-01' and eventTimestamp le 2001-01-02 00:00": 0,
 	} {
 		if strings.Contains(filter, " 00:00") { // not a time
@@ -112,7 +116,7 @@ func TestActivityLog(t *testing.T) {
 	owner.refused("InvalidParameter", "GET", sub+happened+"?$filter=name eq 'x'", "")
 	owner.refused("MethodNotAllowed", "DELETE", sub+happened, "")
 	stranger.refused("AuthorizationFailed", "GET", sub+happened, "")
-	if got := reader.events(sub + happened); len(got) != 5 {
+	if got := reader.events(sub + happened); len(got) != 6 {
 		t.Errorf("a reader of the cluster sees %d events", len(got))
 	}
 }

@@ -2,6 +2,7 @@ package gateway
 
 import (
 	"context"
+	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -23,6 +24,10 @@ const (
 	maxPoll = time.Minute
 )
 
+// maxDesired bounds the items of one message, in bytes. Protected settings are not
+// sent again once they were taken, so that the next message has room for others.
+const maxDesired = link.MaxStreamed / 4 * 3
+
 // lockedPatience is how long an item waits for a key that opens its protected
 // settings, then it goes without; lockedEvery is how often a stream looks.
 const lockedPatience, lockedEvery = 10 * time.Minute, 20 * time.Second
@@ -36,7 +41,7 @@ type accepted struct {
 // which any of it was written.
 func (g *Gateway) desired(ctx context.Context, c cluster) (link.Desired, int64, error) {
 	d := link.Desired{Cluster: c.id, Epoch: c.observed.Epoch, Items: []link.Item{}, RotateKey: c.rotateAt.After(c.keys.Keys.RotatedAt)}
-	newest := c.record.DesiredRevision
+	newest, bytes, left := c.record.DesiredRevision, 0, 0
 	revision, err := store.Each(ctx, g.store, c.record.Key+items, func(r store.Record) error {
 		k, ok := itemOf(c.record.Key, r.Key)
 		if !ok {
@@ -48,11 +53,20 @@ func (g *Gateway) desired(ctx context.Context, c cluster) (link.Desired, int64, 
 			return nil
 		}
 		item, ok, err := g.item(ctx, c, k, r)
-		if err == nil && ok {
-			d.Items = append(d.Items, item)
+		if err != nil || !ok {
+			return err
 		}
-		return err
+		if bytes += len(r.Desired) + base64.StdEncoding.EncodedLen(len(item.Sealed)); bytes > maxDesired {
+			left++
+			return nil
+		}
+		d.Items = append(d.Items, item)
+		return nil
 	})
+	if left > 0 {
+		g.log.Warn("a cluster is told of a part at a time: it has too many protected settings that its agent has not taken yet", "cluster", c.record.Key, "left", left)
+		time.AfterFunc(lockedEvery, func() { g.streams.wake(c.record.Key) })
+	}
 	d.Revision = max(revision, c.record.Revision)
 	return d, newest, err
 }
@@ -316,7 +330,7 @@ func (g *Gateway) line(ctx context.Context, p auth.Principal) (line []byte, err 
 			return err
 		}
 		g.trace(ctx, d.Items)
-		line, err = json.Marshal(link.Message{Desired: &d})
+		line, err = link.Message{Desired: &d}.Line()
 		return err
 	})
 	return line, err
@@ -346,7 +360,7 @@ type sender struct {
 
 func (s *sender) ping(now time.Time) error {
 	return apart(func() error {
-		line, err := json.Marshal(link.Message{Ping: &link.Ping{Time: now.UTC()}})
+		line, err := link.Message{Ping: &link.Ping{Time: now.UTC()}}.Line()
 		if err != nil {
 			return err
 		}
@@ -366,7 +380,7 @@ func (s *sender) write(line []byte) error {
 		s.w.Header().Set("X-Accel-Buffering", "no") // for proxies that heed it
 	}
 	extend(s.w, s.patience)
-	if _, err := s.w.Write(append(line, '\n')); err != nil {
+	if _, err := s.w.Write(line); err != nil {
 		return err
 	}
 	if err := s.control.Flush(); err != nil {

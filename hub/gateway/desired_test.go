@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"fmt"
 	"io"
 	"net/http"
 	"net/url"
@@ -298,6 +299,28 @@ func TestConnectedAgentsAreCounted(t *testing.T) {
 	h.stop()
 	if got := gauge(); got != 0 {
 		t.Errorf("%v connected agents after the end, want 0", got)
+	}
+}
+
+// TestMessagesStayWithinBounds has more than one message has room for.
+func TestMessagesStayWithinBounds(t *testing.T) {
+	h := newHub(t, nil)
+	const n = 70
+	for i := range n {
+		h.putConfig(edgeID, fmt.Sprintf("c%d", i), func(d *desiredConfig) {
+			d.Properties.GitRepository = &resource.GitRepository{URL: "&" + strings.Repeat("x", 900<<10)}
+		})
+	}
+	_, body := read(t, h.edge().do(t.Context(), http.MethodGet, link.PathDesired+"?stream=false&wait=0&revision=0", nil))
+	var m link.Message
+	if err := json.Unmarshal(body, &m); err != nil {
+		t.Fatal(err)
+	}
+	if len(body) > link.MaxStreamed || m.Desired == nil || len(m.Desired.Items) < n/2 || len(m.Desired.Items) == n {
+		t.Errorf("%d items in %d bytes, at most %d", len(m.Desired.Items), len(body), link.MaxStreamed)
+	}
+	if bytes.Contains(body, []byte(`\u0026`)) {
+		t.Error("characters are escaped for HTML, which makes messages longer than what was counted")
 	}
 }
 

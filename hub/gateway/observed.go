@@ -160,6 +160,6 @@ func (g *Gateway) remove(ctx context.Context, r store.Record, o observation) err
 			return err
 		}
 		g.log.Info("deletion carried out", "id", o.key)
-		return g.vault.ForgetAll(ctx, o.key)
+		return g.vault.ForgetUntil(ctx, o.key, d.ProtectedVersion, r.Revision)
 	}
 }

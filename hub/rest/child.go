@@ -200,10 +200,14 @@ func (h child[P]) attempt(c *call, w wish, p validate.Problems) error {
 		if same {
 			return h.answer(c, w.cluster, was, http.StatusOK)
 		}
-	} else if err := c.room(w.cluster); err != nil {
+	}
+	if err := h.fits(c, w.cluster, was, d); err != nil {
 		return err
-	} else if err := h.admit(c, w.cluster, d.Name); err != nil {
-		return err
+	}
+	if !was.exists() {
+		if err := h.admit(c, w.cluster, d.Name); err != nil {
+			return err
+		}
 	}
 	now, err := h.commit(c, w, was, d)
 	if err != nil {
@@ -283,6 +287,25 @@ func (h child[P]) envelope(c *call, w wish, p *validate.Problems, d *resource.De
 		}
 		d.Plan = &plan
 	}
+}
+
+// maxResource bounds a resource as it is stored, with all defaults: the rest of
+// what a value may have is for what the hub adds.
+const maxResource = store.MaxValue - 16<<10
+
+// fits refuses what is too large by itself or for its cluster.
+func (h child[P]) fits(c *call, cluster clusterEntry, was entry[P], d resource.Desired[P]) error {
+	value, err := encode(d)
+	if err != nil {
+		return err
+	}
+	if len(value) > maxResource {
+		return arm.Errorf(arm.CodeValidationFailed, "'%s' has %d bytes with all defaults, at most %d are possible: make several of it.", d.Name, len(value), maxResource)
+	}
+	if was.exists() && len(value) <= resource.MaxItemBytes/resource.MaxItems {
+		return nil // even if all are so large
+	}
+	return c.room(cluster, c.id.Key(), len(value))
 }
 
 // unchanged reports whether d asks for nothing new. What failed is asked for

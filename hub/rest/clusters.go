@@ -282,6 +282,9 @@ func (h clusters) patch(c *call) error {
 		if err != nil {
 			return err
 		}
+		if was.Deleting {
+			return clusterGoing(was.Name)
+		}
 		d := was.Desired
 		var p validate.Problems
 		if tags, ok := body["tags"]; ok {
@@ -334,7 +337,8 @@ func (h clusters) delete(c *call) error {
 	return c.empty(http.StatusOK)
 }
 
-// clusterGoing refuses what would add to a cluster that is being deleted.
+// clusterGoing refuses what would change a cluster that is being deleted, or add to
+// it.
 func clusterGoing(name string) error {
 	return arm.Errorf(arm.CodeResourceBeingDeleted, "The cluster '%s' is being deleted: wait until it is gone, then create it again.", name)
 }

@@ -179,15 +179,22 @@ func (s *Server) installFlux(c *call, cluster clusterEntry, _ string) error {
 	if err := p.Err(); err != nil {
 		return err
 	}
-	if d.OperationID, err = c.begin(d.ID, resource.VerbCreate, 1); err != nil {
-		return err
-	}
-	made, err := save(c.ctx(), s.store, entry[resource.ExtensionProperties]{}, d)
-	if err != nil {
-		return err
-	}
-	if err := c.confirm(cluster, made.record); err != nil {
-		return err
-	}
-	return c.stands(h.still, cluster, made.record, d.Name)
+	// A write of its own, for the activity log and for the locks and rights of an
+	// extension of that name that is gone. Who may make configurations may do this.
+	w := &unheard{header: c.w.Header().Clone()}
+	a := s.attempt(w, c.r, c.who, h.typ+"/write", d.ID)
+	may := func() error { return nil }
+	return s.carry(w, c.r, a, may, func() error {
+		if d.OperationID, err = c.begin(d.ID, resource.VerbCreate, 1); err != nil {
+			return err
+		}
+		made, err := save(c.ctx(), s.store, entry[resource.ExtensionProperties]{}, d)
+		if err != nil {
+			return err
+		}
+		if err := c.confirm(cluster, made.record); err != nil {
+			return err
+		}
+		return c.stands(h.still, cluster, made.record, d.Name)
+	})
 }

@@ -206,6 +206,12 @@ func TestWaitForReconciliation(t *testing.T) {
 	if got := status(); got != "Creating" {
 		t.Errorf("accepted but not compliant: %v", got)
 	}
+	h.must(202, "POST", path(id+"/reconcile", "2025-04-01"), "")
+	o.AcceptedGeneration = 2
+	h.report(id, o)
+	if got := status(); got != "Creating" {
+		t.Errorf("a request to reconcile ends the wait of the change before it: %v", got)
+	}
 	h.pass(6 * time.Minute)
 	if got := status(); got != "Failed" {
 		t.Errorf("after the wait: %v", got)

@@ -52,7 +52,7 @@ func (s *Server) subscription(record subscriptionRecord) map[string]any {
 func (s *Server) listSubscriptions(c *call) error {
 	const prefix = "/subscriptions/"
 	return c.page(listing{
-		prefix: prefix,
+		prefix: prefix, children: true,
 		match: func(key string) bool {
 			return below(prefix, key) && c.rights.Touches(key)
 		},

@@ -74,13 +74,15 @@ func renderExtension(c *call, v view[extensionProperties]) error {
 	return nil
 }
 
-// room refuses one more resource of a cluster than its agent is told of.
-func (c *call) room(cluster clusterEntry) error {
+// room refuses one more resource of a cluster than its agent is told of, and more
+// bytes, when the one of a key is to have so many.
+func (c *call) room(cluster clusterEntry, key string, bytes int) error {
 	n := 0
 	for _, prefix := range []string{c.server.extensions().prefix(cluster.record.Key), c.server.configurations().prefix(cluster.record.Key)} {
 		_, err := store.Each(c.ctx(), c.server.store, prefix, func(r store.Record) error {
-			if below(prefix, r.Key) {
+			if below(prefix, r.Key) && r.Key != key {
 				n++
+				bytes += len(r.Desired)
 			}
 			return nil
 		})
@@ -91,6 +93,10 @@ func (c *call) room(cluster clusterEntry) error {
 	if n >= resource.MaxItems {
 		return arm.Errorf(arm.CodeLimitReached, "The cluster '%s' has %d extensions and configurations, the most that it can have: delete those that are no longer needed, "+
 			"or make several kustomizations of one configuration.", cluster.Name, n)
+	}
+	if bytes > resource.MaxItemBytes {
+		return arm.Errorf(arm.CodeLimitReached, "The extensions and configurations of the cluster '%s' would have %d bytes together, at most %d are possible: "+
+			"make them smaller, or delete those that are no longer needed.", cluster.Name, bytes, resource.MaxItemBytes)
 	}
 	return nil
 }

@@ -24,7 +24,7 @@ func group(e groupEntry) map[string]any {
 		"properties": map[string]any{"provisioningState": map[bool]string{true: resource.Deleting, false: resource.Succeeded}[e.Deleting]}}
 }
 
-// groupGoing refuses what would add to a group that is being deleted.
+// groupGoing refuses what would change a group that is being deleted, or add to it.
 func groupGoing(name string) error {
 	return arm.Errorf(arm.CodeGroupBeingDeleted, "The resource group '%s' is being deleted: wait until it is gone, then create it again.", name)
 }
@@ -43,7 +43,7 @@ func (s *Server) listGroups(c *call) error {
 		return err
 	}
 	return c.page(listing{
-		prefix: prefix,
+		prefix: prefix, children: true,
 		match: func(key string) bool {
 			return below(prefix, key) && c.visible(resource.TypeResourceGroup, key)
 		},
@@ -162,6 +162,9 @@ func (s *Server) patchGroup(c *call) error {
 		was, err := c.loadGroup()
 		if err != nil {
 			return err
+		}
+		if was.Deleting {
+			return groupGoing(was.Name)
 		}
 		var p validate.Problems
 		tags := was.Tags

@@ -2,6 +2,7 @@ package rest
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"strings"
 	"sync"
@@ -9,6 +10,9 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
+
+	"headwater.dev/api/arm"
 	"headwater.dev/api/resource"
 	"headwater.dev/hub/store"
 )
@@ -183,4 +187,98 @@ func TestAClusterHasAsManyAsItsAgentIsToldOf(t *testing.T) {
 		t.Errorf("one more: %d %s", a.status, a.body)
 	}
 	h.must(200, "PUT", inConfigurations+"/last?api-version=2023-05-01", strings.Replace(body, "./x", "./y", 1))
+}
+
+// TestAClusterHasAsManyBytesAsItsAgentIsToldOf fills a cluster with large
+// configurations, and asks for one that is too large by itself.
+func TestAClusterHasAsManyBytesAsItsAgentIsToldOf(t *testing.T) {
+	h := start(t)
+	h.treasure()
+	for i := range 32 {
+		key, value := fmt.Sprintf("%s/c%d", strings.ToLower(inConfigurations), i), `{"name":"`+strings.Repeat("c", 1<<20-400)+`"}`
+		if _, err := h.store.Put(t.Context(), store.Put{Key: key, Value: []byte(value)}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	body := func(path string, n int) string {
+		var ks []string
+		for i := range n {
+			ks = append(ks, fmt.Sprintf(`"k%d":{"path":"%s"}`, i, path))
+		}
+		return `{"properties":{"sourceKind":"GitRepository","gitRepository":{"url":"https://git.example/x","repositoryRef":{"branch":"main"}},"kustomizations":{` +
+			strings.Join(ks, ",") + `}}}`
+	}
+	put := func(name, body string) answered {
+		return h.send("PUT", inConfigurations+"/"+name+"?api-version=2023-05-01", body)
+	}
+	if a := put("small", body("./x", 1)); a.status != 201 { // there is a little room left
+		t.Errorf("a small one: %d %s", a.status, a.body)
+	}
+	if a := put("large", body("./x", 500)); a.status != 409 || a.code() != "LimitReached" {
+		t.Errorf("one more that is large: %d %s", a.status, a.body)
+	}
+	if a := put("small", body("./x", 500)); a.status != 409 || a.code() != "LimitReached" {
+		t.Errorf("one that becomes large: %d %s", a.status, a.body)
+	}
+	if a := put("small", body("./y", 1)); a.status != 200 {
+		t.Errorf("a change that needs no more: %d %s", a.status, a.body)
+	}
+	before := len(keysBelow(t, h, inConfigurations))
+	if a := put("huge", body("./x", 10000)); a.status != 400 || a.code() != arm.CodeValidationFailed || !strings.Contains(a.body, "make several of it") {
+		t.Errorf("one that has too many bytes with its defaults: %d %.200s", a.status, a.body)
+	}
+	if after := len(keysBelow(t, h, inConfigurations)); after != before {
+		t.Errorf("what was refused left %d records", after-before)
+	}
+}
+
+// TestListsDoNotReadWhatIsBelow lists groups of which some have much in them, and
+// whose names begin alike.
+func TestListsDoNotReadWhatIsBelow(t *testing.T) {
+	reads := &counting{}
+	h := start(t, func(c *Config) { reads.Store = c.Store; c.Store = reads; c.PageSize = 2 })
+	var want []string
+	for _, name := range []string{"a", "a-b", "a.c", "ab", "b"} {
+		id := inSubscription + "/resourceGroups/" + name
+		h.must(201, "PUT", path(id, "2022-09-01"), `{"location":"local"}`)
+		want = append(want, name)
+		for i := range 2000 {
+			if _, err := h.store.Put(t.Context(), store.Put{Key: fmt.Sprintf("%s/providers/microsoft.kubernetes/connectedclusters/c%d", arm.Fold(id), i), Value: []byte("{}")}); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	reads.records.Store(0)
+	var got []string
+	for next := path(inSubscription+"/resourceGroups", "2022-09-01"); next != ""; {
+		var page struct {
+			Value    []struct{ Name string }
+			NextLink string
+		}
+		if err := json.Unmarshal([]byte(h.must(200, "GET", next, "").body), &page); err != nil {
+			t.Fatal(err)
+		}
+		for _, v := range page.Value {
+			got = append(got, v.Name)
+		}
+		next = strings.TrimPrefix(page.NextLink, h.server.URL)
+	}
+	if d := cmp.Diff(want, got); d != "" {
+		t.Errorf("groups (-want +got):\n%s", d)
+	}
+	if n := reads.records.Load(); n > 1000 {
+		t.Errorf("%d of 10000 records were read for it", n)
+	}
+}
+
+// counting counts the records that lists read.
+type counting struct {
+	store.Store
+	records atomic.Int64
+}
+
+func (c *counting) List(ctx context.Context, l store.List) ([]store.Record, store.Page, error) {
+	records, page, err := c.Store.List(ctx, l)
+	c.records.Add(int64(len(records)))
+	return records, page, err
 }

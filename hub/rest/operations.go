@@ -93,7 +93,8 @@ func (h child[P]) status(o resource.Operation, e entry[P], now time.Time) (arm.O
 	p.Changed = nil // this is about one generation, not about the resource
 	if o.Generation != p.Generation {
 		p.Generation, p.UpdatedAt, p.Deleting = o.Generation, o.StartTime, o.Verb == resource.VerbDelete
-		p.Wait = false
+		// A request to reconcile that came later does not end the wait of a change.
+		p.Wait = p.Wait && o.Generation == e.LastChange(e.record.Generation).Generation
 		if p.AcceptedGeneration > o.Generation {
 			p.Error = nil // it speaks of a later change
 		}
@@ -153,8 +154,11 @@ func (s *Server) listRunning(c *call) error {
 	fluxes, extensions := s.configurations(), s.extensions()
 	page := arm.Page[arm.Operation]{Value: []arm.Operation{}}
 	_, err = store.Each(c.ctx(), s.store, cluster.record.Key+"/providers/", func(r store.Record) error {
-		resourceKey, _, ok := strings.Cut(r.Key, "/operations/")
-		if !ok || !c.visible(typeOfKey(resourceKey), resourceKey) {
+		if !isOperation(r.Key) {
+			return nil
+		}
+		resourceKey := r.Key[:strings.LastIndex(r.Key, "/operations/")]
+		if !c.visible(typeOfKey(resourceKey), resourceKey) {
 			return nil
 		}
 		var o resource.Operation

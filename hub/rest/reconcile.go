@@ -28,6 +28,13 @@ func (s *Server) reconcile(c *call) error {
 		case was.Properties.Suspend:
 			return arm.Errorf(arm.CodeConflict, "'%s' is suspended: set suspend to false, which reconciles it too.", was.Name)
 		}
+		progress, err := h.progress(was)
+		if err != nil {
+			return err
+		}
+		if state, why := progress.State(c.now); state == resource.Failed && why.Code == resource.CodeAgentTimeout {
+			return arm.Errorf(arm.CodeConflict, "The last change of '%s' reached no agent in time and is not handed out any more: apply it again, which reconciles it too.", was.Name)
+		}
 		d := was.Desired
 		if d.OperationID, err = c.begin(d.ID, resource.VerbReconcile, was.record.Generation+1); err != nil {
 			return err

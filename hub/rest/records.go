@@ -1,6 +1,7 @@
 package rest
 
 import (
+	"bytes"
 	"context"
 	"encoding/base64"
 	"encoding/json"
@@ -70,11 +71,11 @@ func save[P any](ctx context.Context, s store.Store, was entry[P], d resource.De
 		return entry[P]{}, err
 	}
 	d.TraceParent = spans.Parent(ctx)
-	value, err := json.Marshal(d)
+	value, err := encode(d)
 	if err != nil {
 		return entry[P]{}, err
 	}
-	r, err := s.Put(ctx, store.Put{Key: id.Key(), Part: store.Desired, Value: value, Expect: was.record.Revision})
+	r, err := s.Put(ctx, store.Put{Key: id.Key(), Part: store.Desired, Value: bytes.TrimSpace(value), Expect: was.record.Revision})
 	if err != nil {
 		return entry[P]{}, err
 	}
@@ -121,6 +122,10 @@ func typeOfKey(key string) string {
 	return arm.Fold(id.Type())
 }
 
+// isOperation reports whether a key is that of an operation, and not of a resource
+// below something that has this name.
+func isOperation(key string) bool { return strings.HasSuffix(typeOfKey(key), "/operations") }
+
 // maxPage is the size, in bytes, beyond which a page of a list takes no further
 // resource: 4 MiB are as much as clients and proxies take in one answer.
 const maxPage = 4 << 20
@@ -129,6 +134,9 @@ const maxPage = 4 << 20
 type listing struct {
 	prefix string
 	match  func(key string) bool
+	// children is set when only direct children of prefix match: what lies below
+	// them is then not read more than a page's worth at a time.
+	children bool
 	// render gives nil for a record that is not part of the list.
 	render func(store.Record) (map[string]any, error)
 	// among is about how many records there are for each resource of the list, to
@@ -170,8 +178,20 @@ func (c *call) page(l listing) error {
 		if page.Next == "" {
 			return c.reply(200, out)
 		}
-		after = page.Next
+		if after = page.Next; l.children {
+			after = pastBelow(l.prefix, after)
+		}
 	}
+}
+
+// pastBelow is the end of what lies below the child of prefix that key is below;
+// a key that is below no child stays.
+func pastBelow(prefix, key string) string {
+	child, _, deeper := strings.Cut(strings.TrimPrefix(key, prefix), "/")
+	if !deeper {
+		return key
+	}
+	return prefix + child + "/\x7f" // ids have no such character, see arm.CheckSegment
 }
 
 // item is a record as the list shows it, nil when it does not.

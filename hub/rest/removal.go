@@ -2,9 +2,9 @@ package rest
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"net/http"
-	"strings"
 
 	"headwater.dev/api/arm"
 	"headwater.dev/api/resource"
@@ -126,11 +126,11 @@ func (c *call) takeBack(made store.Record) error {
 	case err != nil:
 		return err
 	}
-	return c.server.vault.ForgetAll(c.ctx(), made.Key)
+	return c.server.vault.ForgetUntil(c.ctx(), made.Key, "", made.Revision)
 }
 
 // dissolve removes everything below a record that was marked as being deleted,
-// and the record at last. Since nothing new is let in below the mark, what a look
+// which nobody changes any more, and the record at last. Since nothing new is let in below the mark, what a look
 // finds was there before, or is taken back by whoever made it (see confirm); so
 // it looks until there is nothing left. It can be cut off at any point and begun
 // again, also by several replicas at once: each removes only what is as it was
@@ -162,15 +162,19 @@ func (s *Server) dissolve(ctx context.Context, root store.Record) error {
 
 // seen is a record as it was when it was looked at.
 type seen struct {
-	key      string
-	revision int64
+	key, protectedVersion string
+	revision              int64
 }
 
 // look lists what is below a key.
 func (s *Server) look(ctx context.Context, key string) ([]seen, error) {
 	var below []seen
 	_, err := store.Each(ctx, s.store, key+"/", func(r store.Record) error {
-		below = append(below, seen{r.Key, r.Revision})
+		var d struct{ ProtectedVersion string }
+		if err := json.Unmarshal(r.Desired, &d); err != nil {
+			s.log.Error("damaged record found", "key", r.Key) // it goes all the same
+		}
+		below = append(below, seen{r.Key, d.ProtectedVersion, r.Revision})
 		return nil
 	})
 	return below, err
@@ -183,8 +187,8 @@ func (s *Server) look(ctx context.Context, key string) ([]seen, error) {
 func (s *Server) drop(ctx context.Context, all []seen) error {
 	for _, r := range all {
 		err := s.store.Delete(ctx, r.key, r.revision)
-		if err == nil && !strings.Contains(r.key, "/operations/") {
-			err = s.vault.ForgetAll(ctx, r.key)
+		if err == nil && !isOperation(r.key) {
+			err = s.vault.ForgetUntil(ctx, r.key, r.protectedVersion, r.revision)
 		}
 		if err != nil && !lost(err) {
 			return err

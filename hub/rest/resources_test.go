@@ -97,6 +97,9 @@ func TestARequestThatNobodyTook(t *testing.T) {
 	if a.property(t, "properties.provisioningState") != resource.Failed || !strings.Contains(a.body, "did not take the change within 48 hours") {
 		t.Errorf("a request made a change live longer: %s", a.body)
 	}
+	if a := h.must(409, "POST", path(waiting+"/reconcile", "2023-05-01"), ""); !strings.Contains(a.body, "apply it again") {
+		t.Errorf("a request for what is not handed out any more: %s", a.body)
+	}
 	h.pass(47 * time.Hour)
 	h.token = h.login(h.admin.ClientID, h.admin.ClientSecret)
 	if a := h.must(200, "GET", path(taken, "2025-04-01"), ""); a.property(t, "properties.provisioningState") != resource.Succeeded || a.property(t, "properties.errorMessage") != "" {
@@ -380,7 +383,7 @@ func (b *blocking) set(held chan struct{}, fail bool) {
 // by whoever asks for it.
 func TestGroupDeletion(t *testing.T) {
 	b := &blocking{}
-	h := start(t, func(c *Config) { b.Store = c.Store; c.Store = b; c.DeletePatience = 20 * time.Millisecond })
+	h := start(t, func(c *Config) { b.Store = c.Store; c.Store = b; c.DeletePatience = time.Second })
 	h.furnish()
 	h.must(201, "PUT", path(inConfigurations+"/apps", "2025-04-01"), gitBody)
 	b.set(nil, true)
@@ -397,8 +400,9 @@ func TestGroupDeletion(t *testing.T) {
 		t.Errorf("meanwhile the group is %v", got)
 	}
 	for why, refused := range map[string]answered{
-		"a cluster": h.send("PUT", path(inGroup+"/providers/Microsoft.Kubernetes/connectedClusters/new", "2024-01-01"), `{"location":"local","properties":{"agentPublicKeyCertificate":"`+testCertificate()+`"}}`),
-		"the group": h.send("PUT", path(inGroup, "2022-09-01"), `{"location":"local"}`),
+		"a cluster":  h.send("PUT", path(inGroup+"/providers/Microsoft.Kubernetes/connectedClusters/new", "2024-01-01"), `{"location":"local","properties":{"agentPublicKeyCertificate":"`+testCertificate()+`"}}`),
+		"the group":  h.send("PUT", path(inGroup, "2022-09-01"), `{"location":"local"}`),
+		"other tags": h.send("PATCH", path(inGroup, "2022-09-01"), `{"tags":{"a":"b"}}`),
 	} {
 		if refused.status != http.StatusConflict || refused.code() != arm.CodeGroupBeingDeleted {
 			t.Errorf("%s is let in: %d %s", why, refused.status, refused.body)
@@ -417,7 +421,7 @@ func TestGroupDeletion(t *testing.T) {
 
 func wait(t *testing.T, done func() bool) {
 	t.Helper()
-	for end := time.Now().Add(10 * time.Second); time.Now().Before(end); {
+	for end := time.Now().Add(time.Minute); time.Now().Before(end); {
 		if done() {
 			return
 		}

@@ -39,7 +39,7 @@ type Directory interface {
 type Vault interface {
 	Keep(ctx context.Context, id string, values map[string]string, recipient *rsa.PublicKey) (string, error)
 	Forget(ctx context.Context, id, version string) error
-	ForgetAll(ctx context.Context, id string) error
+	ForgetUntil(ctx context.Context, id, version string, revision int64) error
 	Digest(id string, values map[string]string) string
 }
 

@@ -229,7 +229,9 @@ func (v *Vault) Forget(ctx context.Context, id, version string) error {
 		err = json.Unmarshal(r.Desired, &acknowledged)
 	}
 	if err == nil {
-		err = v.forget(ctx, id, func(e entry, revision int64) bool { return !e.Kept.After(acknowledged.Kept) && revision <= r.Revision })
+		err = v.forget(ctx, id, func(e entry, now store.Record) bool {
+			return !e.Kept.After(acknowledged.Kept) && now.Revision <= r.Revision
+		})
 	}
 	if err != nil {
 		return fmt.Errorf("forget protected settings of %s: %w", id, err)
@@ -237,20 +239,24 @@ func (v *Vault) Forget(ctx context.Context, id, version string) error {
 	return nil
 }
 
-// ForgetAll removes every entry of a resource, at its end.
-func (v *Vault) ForgetAll(ctx context.Context, id string) error {
-	if err := v.forget(ctx, id, func(entry, int64) bool { return true }); err != nil {
+// ForgetUntil removes, at the end of a resource, the entries that were there when
+// its record was last written, in this revision of the store, and with it the one
+// of this version, which may have been wrapped anew since. What was kept later is
+// for a successor of the same name.
+func (v *Vault) ForgetUntil(ctx context.Context, id, version string, revision int64) error {
+	named := key(id, version)
+	if err := v.forget(ctx, id, func(_ entry, r store.Record) bool { return r.Revision <= revision || r.Key == named }); err != nil {
 		return fmt.Errorf("forget protected settings of %s: %w", id, err)
 	}
 	return nil
 }
 
-func (v *Vault) forget(ctx context.Context, id string, which func(e entry, revision int64) bool) error {
+func (v *Vault) forget(ctx context.Context, id string, which func(e entry, r store.Record) bool) error {
 	_, err := store.Each(ctx, v.store, key(id, ""), func(r store.Record) error {
 		var e entry
 		if err := json.Unmarshal(r.Desired, &e); err != nil {
 			v.log.Error("damaged vault entry removed", "id", id)
-		} else if !which(e, r.Revision) {
+		} else if !which(e, r) {
 			return nil
 		}
 		err := v.store.Delete(ctx, r.Key, store.AnyRevision)

@@ -159,7 +159,8 @@ func TestForget(t *testing.T) {
 	key := newKey(t)
 	now := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
 	clock := func() time.Time { now = now.Add(time.Second); return now }
-	v := open(t, vault.Config{Store: memory.New(), Clock: clock})
+	s := memory.New()
+	v := open(t, vault.Config{Store: s, Clock: clock})
 	versions := []string{}
 	for _, value := range []string{"1", "2", "3"} {
 		versions = append(versions, keep(t, v, map[string]string{"k": value}, nil))
@@ -184,7 +185,13 @@ func TestForget(t *testing.T) {
 	check("the second was acknowledged", v.Forget(t.Context(), id, versions[1]), false, false, true)
 	check("again", v.Forget(t.Context(), id, versions[1]), false, false, true)
 	check("a nonsense version", v.Forget(t.Context(), id, "X"), false, false, true)
-	check("the resource is gone", v.ForgetAll(t.Context(), id), false, false, false)
+	_, ended, err := s.List(t.Context(), store.List{Prefix: "/vault/"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	versions = append(versions, keep(t, v, map[string]string{"k": "a successor's"}, nil))
+	check("the resource is gone", v.ForgetUntil(t.Context(), id, "", ended.Revision), false, false, false, true)
+	check("the successor, wrapped anew, is gone", v.ForgetUntil(t.Context(), id, versions[3], ended.Revision), false, false, false, false)
 }
 
 // TestAcknowledgedByReplicasWhoseClocksDiffer acknowledges a version that a replica
