@@ -6,6 +6,7 @@ import (
 	"sync"
 	"time"
 
+	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/client-go/util/workqueue"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
@@ -30,6 +31,8 @@ type gate struct {
 	new    func() client.Object
 	// remote names the remote of an object; empty for none.
 	remote func(client.Object) string
+	// selects are the objects that are reconciled here; the cache has others, too.
+	selects labels.Selector
 
 	queue workqueue.TypedRateLimitingInterface[reconcile.Request]
 
@@ -63,7 +66,11 @@ func (g *gate) source() source.Source {
 func (g *gate) Reconcile(ctx context.Context, req reconcile.Request) (reconcile.Result, error) {
 	obj := g.new()
 	remote := ""
-	if err := g.client.Get(ctx, req.NamespacedName, obj); err == nil && obj.GetDeletionTimestamp().IsZero() {
+	err := g.client.Get(ctx, req.NamespacedName, obj)
+	if err == nil && !g.selects.Matches(labels.Set(obj.GetLabels())) {
+		return reconcile.Result{}, nil
+	}
+	if err == nil && obj.GetDeletionTimestamp().IsZero() {
 		remote = g.remote(obj)
 	}
 	g.settle(req, remote)

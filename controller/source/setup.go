@@ -123,7 +123,11 @@ func (l *loops) kinds() []kind {
 
 func (l *loops) register(k kind) error {
 	mgr := l.host.Manager
-	g := &gate{next: k.reconciler, client: l.client, new: k.new, remote: k.remote}
+	selects, err := l.host.Options.Selector()
+	if err != nil {
+		return err
+	}
+	g := &gate{next: k.reconciler, client: l.client, new: k.new, remote: k.remote, selects: selects}
 	options := l.host.ControllerOptions()
 	options.MaxConcurrentReconciles = workers
 	secrets := l.enqueueSecret(k.list)

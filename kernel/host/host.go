@@ -13,6 +13,7 @@ import (
 
 	helmv2 "github.com/fluxcd/helm-controller/api/v2"
 	kustomizev1 "github.com/fluxcd/kustomize-controller/api/v1"
+	"github.com/fluxcd/pkg/runtime/leaderelection"
 	"github.com/fluxcd/pkg/runtime/metrics"
 	sourcev1 "github.com/fluxcd/source-controller/api/v1"
 	swapi "github.com/fluxcd/source-watcher/api/v2/v1beta1"
@@ -130,12 +131,20 @@ func newManager(config *rest.Config, o Options, scheme *runtime.Scheme) (ctrl.Ma
 	if !o.WatchAllNamespaces {
 		byDefault.DefaultNamespaces = map[string]cache.Config{o.Namespace: {}}
 	}
-	if o.WatchLabelSelector != "" {
-		sel, err := labels.Parse(o.WatchLabelSelector)
-		if err != nil {
-			return nil, fmt.Errorf("--watch-label-selector: %w", err)
-		}
+	sel, err := o.Selector()
+	if err != nil {
+		return nil, err
+	}
+	election := "flux-controllers-leader-election"
+	if !sel.Empty() {
 		byDefault.DefaultLabelSelector = sel
+		// What is reconciled here may use the sources of other shards.
+		byDefault.ByObject = map[client.Object]cache.ByObject{}
+		for _, kind := range []client.Object{&sourcev1.GitRepository{}, &sourcev1.OCIRepository{}, &sourcev1.Bucket{},
+			&sourcev1.HelmRepository{}, &sourcev1.HelmChart{}, &sourcev1.ExternalArtifact{}} {
+			byDefault.ByObject[kind] = cache.ByObject{Label: labels.Everything()}
+		}
+		election = leaderelection.GenerateID(election, o.WatchLabelSelector) // each shard has a leader
 	}
 	mgr, err := ctrl.NewManager(config, ctrl.Options{
 		Scheme: scheme, Cache: byDefault,
@@ -147,7 +156,7 @@ func newManager(config *rest.Config, o Options, scheme *runtime.Scheme) (ctrl.Ma
 		Metrics:                       server.Options{BindAddress: o.MetricsAddr},
 		HealthProbeBindAddress:        o.HealthAddr,
 		LeaderElection:                o.LeaderElection,
-		LeaderElectionID:              "flux-controllers-leader-election",
+		LeaderElectionID:              election,
 		LeaderElectionNamespace:       o.Namespace,
 		LeaderElectionReleaseOnCancel: true,
 	})

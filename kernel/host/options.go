@@ -2,12 +2,14 @@ package host
 
 import (
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
 	"time"
 
 	"github.com/spf13/pflag"
+	"k8s.io/apimachinery/pkg/labels"
 
 	"headwater.dev/kernel/tenant"
 )
@@ -97,7 +99,7 @@ func (o *Options) BindFlags(f *pflag.FlagSet) {
 	f.StringVar(&o.Kubeconfig, "kubeconfig", os.Getenv("KUBECONFIG"), "Kubeconfig of the cluster; in a pod its service account is used.")
 	f.StringVar(&o.Namespace, "runtime-namespace", env("POD_NAMESPACE", env("RUNTIME_NAMESPACE", "flux-system")), "Namespace that the process runs in.")
 	f.BoolVar(&o.WatchAllNamespaces, "watch-all-namespaces", true, "Watch objects in all namespaces, not only in the process's own.")
-	f.StringVar(&o.WatchLabelSelector, "watch-label-selector", "", "Watch only objects with matching labels.")
+	f.StringVar(&o.WatchLabelSelector, "watch-label-selector", "", "Reconcile only objects with matching labels, which may use the sources of others.")
 	f.StringVar(&o.MetricsAddr, "metrics-addr", env("METRICS_ADDR", ":8080"), "Address of the metrics endpoint; 0 turns it off.")
 	f.StringVar(&o.HealthAddr, "health-addr", env("HEALTH_ADDR", ":9440"), "Address of the health endpoint.")
 	f.BoolVar(&o.LeaderElection, "enable-leader-election", false, "Let only one of several processes work.")
@@ -130,6 +132,15 @@ func (o *Options) BindFlags(f *pflag.FlagSet) {
 	f.StringArrayVar(&o.OverrideManagers, "override-manager", nil, "Field manager, beside kubectl, that may not keep fields of applied objects; can be repeated.")
 	f.StringSliceVar(&o.ApplyStageKinds, "custom-apply-stage-kinds", nil, "Kinds, as group/Kind, that are applied after definitions and before all other objects.")
 	f.StringVar(&o.EventsAddr, "events-addr", "", "Address of the notification controller's event receiver.")
+}
+
+// Selector selects the objects that are reconciled here; everything by default.
+func (o *Options) Selector() (labels.Selector, error) {
+	sel, err := labels.Parse(o.WatchLabelSelector)
+	if err != nil {
+		return nil, fmt.Errorf("--watch-label-selector: %w", err)
+	}
+	return sel, nil
 }
 
 func (o *Options) validate() error {

@@ -126,3 +126,32 @@ func BenchmarkTransformed(b *testing.B) {
 		})
 	}
 }
+
+// TestWaitingForAloneKeepsNobodyFromBuilding has a build with a schema of its own
+// wait for one that takes longer than it can.
+func TestWaitingForAloneKeepsNobodyFromBuilding(t *testing.T) {
+	running, end := make(chan struct{}), make(chan struct{})
+	long := make(chan error, 1)
+	go func() { long <- withSharedSchema(func() error { close(running); <-end; return nil }) }()
+	<-running
+	ctx, cancel := context.WithCancel(t.Context())
+	waiting := make(chan error, 1)
+	go func() { waiting <- withOwnSchema(ctx, func() error { return nil }) }()
+	for range 100 {
+		if err := withSharedSchema(func() error { return nil }); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(5 * time.Millisecond) // several tries of the one that waits
+	}
+	cancel()
+	if err := <-waiting; !errors.Is(err, context.Canceled) {
+		t.Errorf("the one that waited: %v", err)
+	}
+	close(end)
+	if err := <-long; err != nil {
+		t.Error(err)
+	}
+	if err := withOwnSchema(t.Context(), func() error { return nil }); err != nil {
+		t.Errorf("when nobody builds: %v", err)
+	}
+}

@@ -20,15 +20,19 @@ import (
 // built-in one back, so that no build sees another's.
 var schema struct {
 	sync.RWMutex
-	once sync.Once
-	err  error
+	// turnstile is what every build passes on its way to the guard.
+	turnstile sync.Mutex
+	once      sync.Once
+	err       error
 	// left counts the builds whose caller did not wait for their end. Kustomize
 	// cannot be interrupted: they go on, hold the guard, and must not become too many.
 	left atomic.Int64
 }
 
 func withSharedSchema(run func() error) error {
+	schema.turnstile.Lock()
 	schema.RLock()
+	schema.turnstile.Unlock()
 	defer schema.RUnlock()
 	schema.once.Do(prepare)
 	if schema.err != nil {
@@ -46,20 +50,42 @@ func prepare() {
 	jsonpatch.AccumulatedCopySizeLimit = maxCopied
 }
 
-// withOwnSchema first lets builds end that were left: who waits for the guard
-// keeps everybody else from it.
-func withOwnSchema(ctx context.Context, run func() error) error {
-	schema.once.Do(prepare)
-	tick := time.NewTicker(20 * time.Millisecond)
-	defer tick.Stop()
-	for schema.left.Load() > 0 {
+// holdBack is how long a build that runs alone keeps others from beginning until
+// those that run have ended; between two tries it lets them for lettingOn.
+const holdBack, lettingOn = 50 * time.Millisecond, 200 * time.Millisecond
+
+// alone waits, until ctx ends, for a moment in which no other build runs, and holds
+// the guard then. Most builds take milliseconds; one that takes minutes is not
+// waited for in a way that keeps everybody else from the guard.
+func alone(ctx context.Context) error {
+	for !drained() {
 		select {
 		case <-ctx.Done():
 			return interrupted(ctx.Err())
-		case <-tick.C:
+		case <-time.After(lettingOn):
 		}
 	}
-	schema.Lock()
+	return nil
+}
+
+// drained reports whether the builds that run ended while no other could begin; the
+// guard is held then.
+func drained() bool {
+	schema.turnstile.Lock()
+	defer schema.turnstile.Unlock()
+	for end := time.Now().Add(holdBack); !schema.TryLock(); time.Sleep(time.Millisecond) {
+		if time.Now().After(end) {
+			return false
+		}
+	}
+	return true
+}
+
+func withOwnSchema(ctx context.Context, run func() error) error {
+	schema.once.Do(prepare)
+	if err := alone(ctx); err != nil {
+		return err
+	}
 	defer schema.Unlock()
 	defer func() {
 		openapi.ResetOpenAPI()

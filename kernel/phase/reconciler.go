@@ -124,6 +124,9 @@ func (r *Reconciler[T, S]) run(ctx context.Context, obj T) (ctrl.Result, error) 
 	if r.Checkpoint != nil {
 		r.Checkpoint(scope, func(ctx context.Context) error {
 			now := obj.DeepCopyObject().(T)
+			if r.Status != nil { // the request is handled at the end: who waits for that looks at Ready then
+				*r.Status(now).HandledReconcileAt = *r.Status(before).HandledReconcileAt
+			}
 			if err := r.write(ctx, written, now); err != nil {
 				return err
 			}
