@@ -6,6 +6,7 @@ import (
 	"testing"
 	"time"
 
+	kustomizev1 "github.com/fluxcd/kustomize-controller/api/v1"
 	batchv1 "k8s.io/api/batch/v1"
 	corev1 "k8s.io/api/core/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
@@ -354,5 +355,65 @@ func TestTakeOverFromServerSideKubectl(t *testing.T) {
 		if m.Manager == "kubectl" {
 			t.Errorf("kubectl still owns %s", m.FieldsV1)
 		}
+	}
+}
+
+// TestTakeOverLeavesIgnoredFields: what spec.ignore names stays as it is while
+// the fields of kubectl are taken over, whoever wrote it.
+func TestTakeOverLeavesIgnoredFields(t *testing.T) {
+	ignore, err := CompileIgnores([]kustomizev1.IgnoreRule{{Paths: []string{"/data/scale"}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, c := range map[string]struct {
+		why     string
+		adopted bool   // made by kubectl, not by us
+		scaler  string // who writes the field last
+		owned   bool   // it is still the scaler's afterwards
+	}{
+		"restarted":      {"kubectl writes another field of an object of ours", false, "autoscaler", true},
+		"adopted":        {"an object that kubectl made, and somebody else has scaled", true, "autoscaler", true},
+		"scaled by hand": {"the field itself is kubectl's, and becomes ours as it is", false, "kubectl-edit", false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			b := newBed(t, all("configmaps"))
+			wanted := b.cm("a", "1")
+			wanted.Object["data"].(map[string]any)["scale"] = "2"
+			ref := RefOf(wanted)
+			b.e.Watcher.Track(Interest{Tenant: b.who, Objects: []Ref{ref}})
+			send := func() {
+				t.Helper()
+				if _, err := b.e.Apply(t.Context(), Request{Tenant: b.who, Objects: unstructuredOf(wanted), Ignore: ignore, Verify: true}); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if c.adopted {
+				old := &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: "a", Namespace: b.ns}, Data: map[string]string{"key": "1", "scale": "2"}}
+				if err := b.admin.Create(t.Context(), old, client.FieldOwner("kubectl-client-side-apply")); err != nil {
+					t.Fatal(err)
+				}
+			} else {
+				send()
+			}
+			for _, change := range []struct{ by, field, value string }{{c.scaler, "scale", "50"}, {"kubectl-rollout", "restarted", "now"}} {
+				cm := b.live("a")
+				cm.Data[change.field] = change.value
+				if err := b.admin.Update(t.Context(), cm, client.FieldOwner(change.by)); err != nil {
+					t.Fatal(err)
+				}
+			}
+			send()
+			got := b.live("a")
+			if got.Data["scale"] != "50" || got.Data["key"] != "1" || got.Data["restarted"] != "" {
+				t.Errorf("%s: data %v", c.why, got.Data)
+			}
+			owned := false
+			for _, m := range got.ManagedFields {
+				owned = owned || m.Manager == c.scaler && strings.Contains(string(m.FieldsV1.GetRawBytes()), "f:scale")
+			}
+			if owned != c.owned {
+				t.Errorf("%s: the field is still %s's: %v", c.why, c.scaler, owned)
+			}
+		})
 	}
 }

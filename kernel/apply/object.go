@@ -155,7 +155,7 @@ func (e *Engine) send(ctx context.Context, s sending) result {
 	if err != nil {
 		return result{err: err}
 	}
-	if got, err = e.takeOver(ctx, s.api, s.u, got); err != nil {
+	if got, err = e.takeOver(ctx, s, got); err != nil {
 		return result{err: err}
 	}
 	return e.settle(ctx, s, got, action)
@@ -271,8 +271,8 @@ func (e *Engine) remove(ctx context.Context, api dynamic.ResourceInterface, u *u
 
 // takeOver makes the fields that kubectl left behind ours, so that those which
 // the source does not have are removed. It costs nothing when there are none.
-func (e *Engine) takeOver(ctx context.Context, api dynamic.ResourceInterface, u, got *unstructured.Unstructured) (*unstructured.Unstructured, error) {
-	if e.steers(u, keySSA, ssaMerge) || e.steers(got, keySSA, ssaMerge) {
+func (e *Engine) takeOver(ctx context.Context, s sending, got *unstructured.Unstructured) (*unstructured.Unstructured, error) {
+	if e.steers(s.u, keySSA, ssaMerge) || e.steers(got, keySSA, ssaMerge) {
 		return got, nil
 	}
 	for look := 0; ; look++ {
@@ -287,18 +287,24 @@ func (e *Engine) takeOver(ctx context.Context, api dynamic.ResourceInterface, u,
 			break
 		}
 		e.fault("take over")
-		_, err = api.Patch(ctx, u.GetName(), types.JSONPatchType, body, metav1.PatchOptions{FieldManager: e.Manager})
+		taken, err := s.api.Patch(ctx, s.u.GetName(), types.JSONPatchType, body, metav1.PatchOptions{FieldManager: e.Manager})
 		if err == nil {
+			got = taken
 			break
 		}
 		if look == takeOverLooks || !apierrors.IsInvalid(err) && !apierrors.IsConflict(err) { // that is how a test that fails is answered
 			return nil, fmt.Errorf("take over managed fields: %w", err)
 		}
-		if got, err = api.Get(ctx, u.GetName(), metav1.GetOptions{}); err != nil {
+		if got, err = s.api.Get(ctx, s.u.GetName(), metav1.GetOptions{}); err != nil {
 			return nil, fmt.Errorf("take over managed fields: %w", err)
 		}
 	}
-	again, err := e.patch(ctx, api, u)
+	// What others may change is left out anew: who owns it was different before.
+	payload, err := yield(s.u, got, s.Ignore.of(s.u), e.Manager)
+	if err != nil {
+		return nil, err
+	}
+	again, err := e.patch(ctx, s.api, payload)
 	if err != nil {
 		return nil, fmt.Errorf("after taking over managed fields: %w", err)
 	}
