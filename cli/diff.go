@@ -106,7 +106,7 @@ func (o *localBuild) plan(s *session, cmd *cobra.Command, name string) ([]apply.
 	if err != nil {
 		return nil, err
 	}
-	stale, err := access.stale(cmd.Context(), k, owner, refs)
+	stale, err := access.stale(cmd.Context(), k, request.Tenant, refs)
 	if err != nil {
 		return nil, err
 	}
@@ -141,18 +141,18 @@ func (a *fluxAccess) keys(ctx context.Context, k *kustomizev1.Kustomization) (ma
 }
 
 // stale is what the Kustomization in the cluster applied and would prune.
-func (a *fluxAccess) stale(ctx context.Context, k *kustomizev1.Kustomization, owner types.NamespacedName, refs []apply.Ref) ([]apply.Ref, error) {
+func (a *fluxAccess) stale(ctx context.Context, k *kustomizev1.Kustomization, t apply.Tenant, refs []apply.Ref) ([]apply.Ref, error) {
 	if !k.Spec.Prune {
 		return nil, nil
 	}
-	live, err := a.kustomization(ctx, owner)
+	live, err := a.kustomization(ctx, t.Owner)
 	if errors.Is(err, errMissing) {
 		return nil, nil
 	}
 	if err != nil {
 		return nil, err
 	}
-	return apply.Missing(apply.Refs(live.Status.Inventory), refs), nil
+	return apply.Stale(t, apply.Refs(live.Status.Inventory), refs), nil
 }
 
 // printPlans prints what would change and counts it. Objects that could not be

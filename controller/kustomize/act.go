@@ -164,7 +164,7 @@ func (l *loop) prune(ctx context.Context, s *scope) error {
 		return nil
 	}
 	l.fault("applied")
-	stale := apply.Missing(apply.Refs(s.obj.Status.Inventory), s.refs)
+	stale := apply.Stale(s.tenant, apply.Refs(s.obj.Status.Inventory), s.refs)
 	var left []apply.Ref
 	var failed error
 	if s.obj.Spec.Prune && len(stale) > 0 {
@@ -304,6 +304,7 @@ func (l *loop) pruneAll(ctx context.Context, s *scope) error {
 		}
 		return l.orphan(ctx, s, refs, fmt.Errorf("service account %s not found", s.tenant.Identity.Username()))
 	}
+	refs = apply.Scoped(s.tenant, refs)
 	l.track(s, refs)
 	out, err := l.engine.Prune(ctx, s.tenant, refs)
 	s.changes = out.Changes

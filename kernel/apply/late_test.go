@@ -417,3 +417,53 @@ func TestTakeOverLeavesIgnoredFields(t *testing.T) {
 		})
 	}
 }
+
+// everywhere lets the tenant do everything with kinds of a group that have no
+// namespace.
+func (b *bed) everywhere(group, resource string) {
+	b.t.Helper()
+	role := &rbacv1.ClusterRole{ObjectMeta: metav1.ObjectMeta{Name: b.ns + "-tenant"}, Rules: []rbacv1.PolicyRule{{APIGroups: []string{group}, Resources: []string{resource}, Verbs: []string{"*"}}}}
+	binding := &rbacv1.ClusterRoleBinding{ObjectMeta: metav1.ObjectMeta{Name: b.ns + "-tenant"}, RoleRef: rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "ClusterRole", Name: role.Name},
+		Subjects: []rbacv1.Subject{{Kind: "ServiceAccount", Name: "t", Namespace: b.ns}}}
+	for _, o := range []client.Object{role, binding} {
+		if err := b.admin.Create(b.t.Context(), o); err != nil {
+			b.t.Fatal(err)
+		}
+	}
+}
+
+// TestPruneOfAReferenceFromBeforeItsKind: until a kind is known, its objects seem
+// to have the namespace of the manifest. Such a reference is no stale object
+// beside the real one, and does not delete it.
+func TestPruneOfAReferenceFromBeforeItsKind(t *testing.T) {
+	b := newBed(t)
+	b.everywhere("networking.k8s.io", "ingressclasses")
+	class := newObject("IngressClass", b.ns)
+	class.SetAPIVersion("networking.k8s.io/v1")
+	class.Object["spec"] = map[string]any{"controller": "example.com/none"}
+	request := Request{Tenant: b.who, Objects: unstructuredOf(class)}
+	kubetest.Eventually(t, 10*time.Second, func() error { // the rights come a moment later
+		_, err := b.e.Apply(t.Context(), request)
+		return err
+	})
+	now := RefOf(class)
+	before := now
+	before.Namespace = b.ns
+	if stale := Stale(b.who, []Ref{before, now}, []Ref{now}); len(stale) > 0 {
+		t.Errorf("stale: %v", stale)
+	}
+	out, err := b.e.Prune(t.Context(), b.who, []Ref{before}) // nobody watches it yet, so it is read
+	if err == nil || !strings.Contains(err.Error(), "have no namespace") || len(out.Changes) > 0 || len(out.Left) != 1 {
+		t.Errorf("pruned by the wrong reference: %+v, %v", out, err)
+	}
+	if err := b.admin.Get(t.Context(), client.ObjectKey{Name: b.ns}, class); err != nil {
+		t.Errorf("it is gone: %v", err)
+	}
+	refs := Scoped(b.who, []Ref{before, now})
+	if len(refs) != 1 || refs[0] != now {
+		t.Errorf("references to one object: %v", refs)
+	}
+	if out, err = b.e.Prune(t.Context(), b.who, refs); err != nil || len(out.Changes) != 1 || out.Changes[0].Action != Deleted {
+		t.Errorf("what is stale indeed: %+v, %v", out, err)
+	}
+}

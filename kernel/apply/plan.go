@@ -151,6 +151,10 @@ func (e *Engine) planPrune(ctx context.Context, t Tenant, ref Ref) Planned {
 		p.Err = fmt.Errorf("look up kind %q: %w", ref.GroupKind.Kind, err)
 		return p
 	}
+	if err := sameScope(m, ref); err != nil {
+		p.Err = &ObjectError{Ref: ref, Verb: "plan", Err: err}
+		return p
+	}
 	u := &unstructured.Unstructured{}
 	u.SetNamespace(ref.Namespace)
 	got, err := resourceOf(Request{Tenant: t}, m, u).Get(ctx, ref.Name, metav1.GetOptions{})

@@ -6,13 +6,13 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"slices"
 	"strings"
 
 	"github.com/fluxcd/pkg/ssa/normalize"
 	"github.com/fluxcd/pkg/ssa/utils"
 	"k8s.io/apimachinery/pkg/api/meta"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
 )
 
@@ -111,18 +111,32 @@ func digestOf(u *unstructured.Unstructured) (string, error) {
 }
 
 // Scoped takes the namespace from references to objects that have none, where
-// the kinds are known.
+// the kinds are known, and gives each object once.
 func Scoped(t Tenant, refs []Ref) []Ref {
-	out := slices.Clone(refs)
-	for i, r := range out {
-		if r.Namespace == "" {
-			continue
+	out := make([]Ref, 0, len(refs))
+	wide, seen := map[schema.GroupVersionKind]bool{}, make(map[ID]bool, len(refs))
+	for _, r := range refs {
+		clusterWide, known := wide[r.GVK()]
+		if r.Namespace != "" && !known {
+			m, err := servedAs(t, r)
+			clusterWide = err == nil && m.Scope.Name() == meta.RESTScopeNameRoot
+			wide[r.GVK()] = clusterWide
 		}
-		if m, err := t.Access.Mapper.RESTMapping(r.GroupKind, r.Version); err == nil && m.Scope.Name() == meta.RESTScopeNameRoot {
-			out[i].Namespace = ""
+		if clusterWide {
+			r.Namespace = ""
+		}
+		if !seen[r.ID] {
+			seen[r.ID] = true
+			out = append(out, r)
 		}
 	}
 	return out
+}
+
+// Stale gives those of old that are not in now. A reference from before its
+// kind was known may name a namespace that the object does not have.
+func Stale(t Tenant, old, now []Ref) []Ref {
+	return Missing(Scoped(t, Missing(old, now)), now)
 }
 
 // Fit corrects the namespaces of objects to the scope of their kinds, where the

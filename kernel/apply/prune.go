@@ -3,6 +3,7 @@ package apply
 import (
 	"context"
 	"errors"
+	"fmt"
 	"slices"
 	"sync"
 
@@ -92,6 +93,9 @@ func (e *Engine) pruneObject(ctx context.Context, t Tenant, ref Ref) (Action, bo
 	if err != nil {
 		return "", false, err
 	}
+	if err := sameScope(m, ref); err != nil {
+		return "", false, err
+	}
 	ref.Version = m.GroupVersionKind.Version
 	u := &unstructured.Unstructured{}
 	u.SetNamespace(ref.Namespace)
@@ -124,6 +128,15 @@ func (e *Engine) pruneObject(ctx context.Context, t Tenant, ref Ref) (Action, bo
 			return "", false, err
 		}
 	}
+}
+
+// sameScope refuses a reference into a namespace to an object that has none: what
+// is there under its name is another object, which may be wanted.
+func sameScope(m *meta.RESTMapping, ref Ref) error {
+	if ref.Namespace != "" && m.Scope.Name() == meta.RESTScopeNameRoot {
+		return fmt.Errorf("objects of kind %q have no namespace", ref.GroupKind.Kind)
+	}
+	return nil
 }
 
 // keeps reports whether an object is somebody else's, or asks to stay.
