@@ -245,7 +245,7 @@ func (l *loop) tellChanges(ctx context.Context, s *scope) {
 
 // keep remembers what was done, and across restarts when it is new.
 func (l *loop) keep(s *scope) {
-	news := s.built != nil || s.known.artifact != s.artifact.Digest
+	news := s.built != nil || s.known.artifact != s.artifact.Digest || l.watcher.Unkept(s.key)
 	s.known.artifact, s.known.restored = s.artifact.Digest, false
 	l.memory.set(s.key, s.known)
 	if !news {

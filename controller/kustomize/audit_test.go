@@ -2,6 +2,7 @@ package kustomize
 
 import (
 	"fmt"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -19,6 +20,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"headwater.dev/dev/kubetest"
+	"headwater.dev/kernel/apply"
 )
 
 // unready is a Deployment that never becomes available.
@@ -191,6 +193,35 @@ func TestJobsThatGo(t *testing.T) {
 	files["job.yaml"] = strings.Replace(short, "m:1", "m:2", 1)
 	w.ready("app", w.publish("repo", files))
 	runs(2)
+}
+
+// TestJobsThatGoAcrossARestart: that a Job has ended is known after a restart too,
+// although no revision came after it.
+func TestJobsThatGoAcrossARestart(t *testing.T) {
+	w := newWorld(t, "admin")
+	c := newChild(t, w)
+	c.start("")
+	files := map[string]string{"job.yaml": strings.Replace(job, "spec:\n  backoff", "spec:\n  ttlSecondsAfterFinished: 0\n  backoff", 1), "a.yaml": cm("a", "1")}
+	w.kustomization("app", func(s *kustomizev1.KustomizationSpec) { s.Wait = true })
+	k := w.ready("app", w.publish("repo", files))
+	kubetest.Eventually(t, 20*time.Second, func() error {
+		_, receipts, _ := store{filepath.Join(c.dir, "kustomizations")}.load(client.ObjectKeyFromObject(k), k.UID)
+		if !slices.ContainsFunc(receipts, func(r apply.Receipt) bool { return r.Ended }) {
+			return fmt.Errorf("kept: %+v", receipts)
+		}
+		return nil
+	})
+	c.kill()
+	mark := len(w.requests())
+	files["a.yaml"] = cm("a", "2")
+	revision := w.publish("repo", files)
+	c.start("")
+	w.ready("app", revision)
+	for _, a := range w.requests()[mark:] {
+		if a.Verb == "patch" && a.Acting != nil && a.ObjectRef.Resource == "jobs" {
+			t.Errorf("it was applied again: %+v", a)
+		}
+	}
 }
 
 // TestHealthChecksByName: of kinds without namespaces, and without a version.

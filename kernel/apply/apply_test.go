@@ -98,6 +98,34 @@ func TestReceiptHolds(t *testing.T) {
 	}
 }
 
+// TestEndedIsUnkept: that a Job has ended is to be kept, although nothing was
+// applied; once, and only when it is true.
+func TestEndedIsUnkept(t *testing.T) {
+	owner := types.NamespacedName{Namespace: "n", Name: "k"}
+	ref := RefOf(newObject("Job", "j"))
+	for name, c := range map[string]struct {
+		r    receipt
+		was  Live
+		want bool
+	}{
+		"ended":          {receipt{want: "w", uid: "u", ends: true}, Live{Exists: true, UID: "u", Succeeded: true}, true},
+		"without a time": {receipt{want: "w", uid: "u"}, Live{Exists: true, UID: "u", Succeeded: true}, false},
+		"deleted before": {receipt{want: "w", uid: "u", ends: true}, Live{Exists: true, UID: "u"}, false},
+		"another":        {receipt{want: "w", uid: "u", ends: true}, Live{Exists: true, UID: "v", Succeeded: true}, false},
+	} {
+		w := NewWatcher("m", "g", func(types.NamespacedName) {})
+		w.Track(Interest{Tenant: Tenant{Owner: owner}, Objects: []Ref{ref}})
+		w.setReceipt(owner, ref.ID, c.r)
+		w.owners[owner].ended(ref.ID, c.was)
+		if got := w.Unkept(owner); got != c.want {
+			t.Errorf("%s: unkept %v, want %v", name, got, c.want)
+		}
+		if kept := w.Receipts(owner); len(kept) != 1 || kept[0].Ended != c.want || w.Unkept(owner) {
+			t.Errorf("%s: kept %+v, unkept %v", name, kept, w.Unkept(owner))
+		}
+	}
+}
+
 // TestFight lets somebody change an object back every second for half an hour.
 func TestFight(t *testing.T) {
 	c := &corrections{}

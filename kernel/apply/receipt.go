@@ -24,12 +24,22 @@ func (w *Watcher) Receipts(owner types.NamespacedName) []Receipt {
 	if t == nil {
 		return nil
 	}
+	t.unkept = false
 	out := make([]Receipt, 0, len(t.receipts))
 	for id, r := range t.receipts {
 		out = append(out, Receipt{ID: id, Want: r.want, Fields: r.fields, Seen: string(r.uid), Creates: r.creates, Ends: r.ends, Ended: r.ended})
 	}
 	slices.SortFunc(out, func(a, b Receipt) int { return cmp.Compare(a.ID.String(), b.ID.String()) })
 	return out
+}
+
+// Unkept reports whether a receipt of an owner has changed by itself since
+// Receipts gave them: no apply says so.
+func (w *Watcher) Unkept(owner types.NamespacedName) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	t := w.owners[owner]
+	return t != nil && t.unkept
 }
 
 // Restore gives back receipts of the tracked objects of an owner; those that it
@@ -53,7 +63,7 @@ func (w *Watcher) Restore(owner types.NamespacedName, receipts []Receipt) {
 func (t *tracked) ended(id ID, was Live) {
 	if r := t.receipts[id]; r.ends && r.uid == was.UID && was.Succeeded {
 		r.ended = true
-		t.receipts[id] = r
+		t.receipts[id], t.unkept = r, true
 	}
 }
 

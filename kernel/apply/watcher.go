@@ -43,6 +43,7 @@ type tracked struct {
 	scopes   map[scopeKey]bool
 	receipts map[ID]receipt
 	fights   map[ID]*corrections
+	unkept   bool // a receipt changed by itself since Receipts gave them
 }
 
 // receipt is how we left an object.
