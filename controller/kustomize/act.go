@@ -115,7 +115,7 @@ func (l *loop) apply(ctx context.Context, s *scope) error {
 	}
 	l.fault("recorded")
 	out, err := l.engine.Apply(ctx, apply.Request{
-		Tenant: s.tenant, Objects: s.built.Objects, Force: s.obj.Spec.Force, Ignore: s.ignores,
+		Tenant: s.tenant, Objects: s.built.Objects, Force: s.obj.Spec.Force, Ignore: s.ignores, Sealed: sealedOf(s.built),
 		Verify: s.known.generation != 0 && (s.known.generation != s.obj.Generation || s.known.requested != requestOf(s.obj)),
 	})
 	s.changes, s.fights = out.Changes, out.Fights
@@ -137,6 +137,15 @@ func (l *loop) apply(ctx context.Context, s *scope) error {
 		return l.pending(s, out.Pending)
 	}
 	return nil
+}
+
+// sealedOf are the objects that decryption opened: no message quotes them.
+func sealedOf(built *manifest.Result) []apply.ID {
+	ids := make([]apply.ID, 0, len(built.Opened))
+	for _, u := range built.Opened {
+		ids = append(ids, apply.RefOf(u).ID)
+	}
+	return ids
 }
 
 func refsOf(changes []apply.Change) []apply.Ref {

@@ -68,6 +68,9 @@ type Request struct {
 	Force bool
 	// Ignore are fields that others may change.
 	Ignore Ignores
+	// Sealed are objects whose values are secret, besides Secrets. Their namespaces
+	// do not count, which may be known later than they.
+	Sealed []ID
 	// Verify applies every object even if the Watcher knows it undisturbed.
 	Verify bool
 }
@@ -169,7 +172,7 @@ func (e *Engine) applyStage(ctx context.Context, r Request, stage []*unstructure
 		res := results[i]
 		switch {
 		case res.err != nil:
-			failed = append(failed, objectError(u, "apply", res.err))
+			failed = append(failed, r.objectError(u, "apply", res.err))
 			continue
 		case res.pending:
 			out.Pending = append(out.Pending, RefOf(u))

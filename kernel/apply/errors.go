@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/http"
 	"regexp"
+	"slices"
 	"strings"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -17,8 +18,29 @@ import (
 	utilnet "k8s.io/apimachinery/pkg/util/net"
 )
 
-// secretValues are the parts of API server messages that quote field values.
-var secretValues = regexp.MustCompile(`Value:[^}]*}|value: ("[^"]*"|[^:,;]*)|in "[^"]*"`)
+// harmless are the parts of the API server's messages that quote no value: which
+// field has the wrong type, who may not do what, and who refused.
+var harmless = regexp.MustCompile(strings.Join([]string{
+	`(?m:^ *|\): )(?:\.[^\s:"\[]+|\[[^\]]*\])+: (?:expected \w+|field not declared in schema|duplicate entries)`,
+	`cannot unmarshal \w+ into Go (?:struct field|value of type) [\w.\[\]*]+(?: of type [\w.\[\]*]+)?`,
+	`unknown field "[^"]*"`,
+	`illegal base64 data at input byte \d+`,
+	`field is immutable`,
+	`must have at most \d+ bytes`,
+	`User "[^"]*" cannot \w+ resource "[^"]*" in API group "[^"]*"(?: in the namespace "[^"]*"| at the cluster scope)`,
+	`admission webhook "[^"]*" denied the request`,
+	`failed calling webhook "[^"]*"`,
+	`ValidatingAdmissionPolicy '[^']*' with binding '[^']*' denied request`,
+	`exceeded quota: [\w.-]+`,
+	`unable to create new content in namespace [\w-]+ because it is being terminated`,
+	`namespaces "[^"]*" not found`,
+}, "|"))
+
+// keyed is an item of a list in the path of a field, named by values of it.
+var keyed = regexp.MustCompile(`\[[^\]]*=[^\]]*\]`)
+
+// unsaid stands for a message of which nothing may be shown.
+const unsaid = "the answer is not shown: it may quote a value"
 
 // shownErrors bounds how many objects a message names.
 const shownErrors = 10
@@ -29,6 +51,8 @@ type ObjectError struct {
 	// Verb says what was attempted.
 	Verb string
 	Err  error
+	// Sealed marks an object whose values are secret although it is no Secret.
+	Sealed bool
 }
 
 func (e *ObjectError) Error() string {
@@ -41,16 +65,70 @@ func (e *ObjectError) Error() string {
 
 func (e *ObjectError) Unwrap() error { return e.Err }
 
-// message never quotes a value of a Secret.
+// message quotes no value of an object whose values are secret.
 func (e *ObjectError) message() string {
-	if e.GroupKind.Kind != "Secret" {
+	if e.GroupKind.Kind != "Secret" && !e.Sealed {
 		return e.Err.Error()
 	}
-	return secretValues.ReplaceAllString(e.Err.Error(), "***")
+	return withoutValues(e.Err)
+}
+
+// withoutValues says what is wrong with which field. The API server's free text,
+// and that of the webhooks that it asks, may quote any value in any form; so only
+// parts that are known are shown.
+func withoutValues(err error) string {
+	var status apierrors.APIStatus
+	if !errors.As(err, &status) {
+		if ours(err) {
+			return err.Error()
+		}
+		return orUnsaid(knownParts(err.Error()))
+	}
+	s := status.Status()
+	before, found := strings.CutSuffix(err.Error(), s.Message) // in our words
+	if !found {
+		before = ""
+	}
+	parts := knownParts(s.Message)
+	if s.Details != nil {
+		for _, c := range s.Details.Causes {
+			if c.Field != "" {
+				parts = append(parts, keyed.ReplaceAllString(c.Field, "[…]")+": "+string(c.Type))
+			}
+		}
+	}
+	return before + orUnsaid(parts)
+}
+
+// ours reports errors that hold no word of an API server.
+func ours(err error) bool {
+	return isTransient(err) || errors.Is(err, context.Canceled) || errors.Is(err, errNoKind) || errors.Is(err, errNoNamespace) || errors.Is(err, errBelongs)
+}
+
+func knownParts(message string) []string {
+	var parts []string
+	for _, part := range harmless.FindAllString(message, shownErrors) {
+		part = strings.TrimSpace(strings.TrimPrefix(part, "): "))
+		parts = append(parts, keyed.ReplaceAllString(part, "[…]"))
+	}
+	return parts
+}
+
+func orUnsaid(parts []string) string {
+	if len(parts) == 0 {
+		return unsaid
+	}
+	return strings.Join(parts, "; ")
 }
 
 func objectError(u *unstructured.Unstructured, verb string, err error) error {
 	return &ObjectError{Ref: RefOf(u), Verb: verb, Err: err}
+}
+
+// objectError is one about an object of the request.
+func (r Request) objectError(u *unstructured.Unstructured, verb string, err error) error {
+	sealed := slices.ContainsFunc(r.Sealed, func(s ID) bool { return s.Name == u.GetName() && s.GroupKind == u.GroupVersionKind().GroupKind() })
+	return &ObjectError{Ref: RefOf(u), Verb: verb, Err: err, Sealed: sealed}
 }
 
 // joinedErrors names the first objects, and how many more there are.

@@ -113,7 +113,7 @@ func (e *Engine) unseenFound(ctx context.Context, s sending, err error) result {
 // others refuses an object that is another tenant's.
 func (e *Engine) others(owner types.NamespacedName, live Live) error {
 	if other := live.Owner; other.Name != "" && other != owner && e.Owned != nil && e.Owned(owner, other) {
-		return fmt.Errorf("it belongs to %s of another namespace: remove it there first", other)
+		return fmt.Errorf("%w %s of another namespace: remove it there first", errBelongs, other)
 	}
 	return nil
 }

@@ -66,14 +66,14 @@ func (e *Engine) planApply(ctx context.Context, r Request, all []*unstructured.U
 			p.Action, p.Will = Created, withoutServers(u)
 			return p
 		}
-		p.Err = objectError(u, "plan", err)
+		p.Err = r.objectError(u, "plan", err)
 		return p
 	}
 	p.Ref = RefOf(u)
 	s := sending{Request: r, api: resourceOf(r, mapping, u), u: u}
 	s.found, err = s.api.Get(ctx, u.GetName(), metav1.GetOptions{})
 	if err != nil && !apierrors.IsNotFound(err) {
-		p.Err = objectError(u, "read", err)
+		p.Err = r.objectError(u, "read", err)
 		return p
 	}
 	if err != nil {
@@ -94,7 +94,7 @@ func (e *Engine) dryRun(ctx context.Context, p Planned, s sending, all []*unstru
 	if s.found != nil {
 		var err error
 		if payload, err = e.payload(ctx, s); err != nil {
-			p.Err = objectError(s.u, "plan", err)
+			p.Err = s.objectError(s.u, "plan", err)
 			return p
 		}
 	}
@@ -108,7 +108,7 @@ func (e *Engine) dryRun(ctx context.Context, p Planned, s sending, all []*unstru
 	case s.found == nil && apierrors.IsNotFound(err) && defines(all, "Namespace", func(o *unstructured.Unstructured) bool { return o.GetName() == s.u.GetNamespace() }):
 		p.Will = withoutServers(s.u)
 	default:
-		p.Err = objectError(s.u, "dry-run", err)
+		p.Err = s.objectError(s.u, "dry-run", err)
 		return p
 	}
 	switch {

@@ -18,6 +18,7 @@ import (
 
 var (
 	errNoKind      = errors.New("no matches for kind")
+	errBelongs     = errors.New("it belongs to")
 	errNoNamespace = errors.New("metadata.namespace is missing: set it, or spec.targetNamespace of the Kustomization")
 )
 
@@ -55,7 +56,7 @@ func (e *Engine) prepare(r Request) ([]*unstructured.Unstructured, error) {
 		u = u.DeepCopy()
 		utils.RemoveCABundleFromCRD(u)
 		if err := normalize.UnstructuredList([]*unstructured.Unstructured{u}); err != nil {
-			return nil, objectError(u, "normalisation", err)
+			return nil, r.objectError(u, "normalisation", err)
 		}
 		unstructured.RemoveNestedField(u.Object, "metadata", "creationTimestamp")
 		unstructured.RemoveNestedField(u.Object, "metadata", "managedFields")

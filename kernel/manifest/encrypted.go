@@ -118,5 +118,6 @@ func (s *sandbox) plain(rel string, data []byte) ([]byte, error) {
 	if err != nil {
 		return nil, s.refuse(fmt.Errorf("%s: decryption failed: %w", rel, err))
 	}
+	s.openedPatch = s.openedPatch || s.patchFiles[rel]
 	return out, s.guard(rel, out)
 }

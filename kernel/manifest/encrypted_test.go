@@ -203,6 +203,34 @@ func TestDecryptionRefuses(t *testing.T) {
 	}
 }
 
+// TestOpenedObjects are named, so that nobody quotes what they hold.
+func TestOpenedObjects(t *testing.T) {
+	l := newLocksmith(t)
+	sealed := l.encrypt("yaml", configMap("sealed"), "^data$")
+	patch := l.encrypt("yaml", "apiVersion: v1\nkind: ConfigMap\nmetadata:\n  name: open\ndata:\n  p: x\n", "^data$")
+	for name, c := range map[string]struct {
+		files map[string]string
+		want  string
+	}{
+		"none":   {map[string]string{"open.yaml": configMap("open")}, ""},
+		"one":    {map[string]string{"open.yaml": configMap("open"), "sealed.yaml": sealed}, "sealed"},
+		"patch":  {map[string]string{"kustomization.yaml": "resources: [open.yaml, other.yaml]\npatches: [{path: p.yaml}]\n", "open.yaml": configMap("open"), "other.yaml": configMap("other"), "p.yaml": patch}, "open other"},
+		"values": {map[string]string{"s.yaml": l.encrypt("yaml", "apiVersion: v1\nkind: Secret\nmetadata:\n  name: s\nstringData:\n  token: x\n", "^stringData$")}, "s"},
+	} {
+		r, err := Build(context.Background(), Request{Root: files(t, c.files), Spec: &kustomizev1.KustomizationSpec{}, Decrypt: l.keys})
+		if err != nil {
+			t.Fatalf("%s: %v", name, err)
+		}
+		var got []string
+		for _, u := range r.Opened {
+			got = append(got, u.GetName())
+		}
+		if strings.Join(got, " ") != c.want {
+			t.Errorf("%s: opened %q, want %q", name, got, c.want)
+		}
+	}
+}
+
 // TestDecryptionOptOut: an object may ask to stay encrypted, with keys and
 // without.
 func TestDecryptionOptOut(t *testing.T) {

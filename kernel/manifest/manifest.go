@@ -69,6 +69,9 @@ func DefaultLimits() Limits {
 type Result struct {
 	// Objects in the order of the build, which is the same for the same input.
 	Objects []*unstructured.Unstructured
+	// Opened are those of Objects that may hold what was encrypted: all of them
+	// when a patch was, which may be for any.
+	Opened []*unstructured.Unstructured
 	// Digest of the objects, as sha256:<hex>.
 	Digest string
 	// Read is what the build looked at.
@@ -89,7 +92,7 @@ func Build(ctx context.Context, r Request) (*Result, error) {
 	if err != nil {
 		return nil, err
 	}
-	objects, err := toObjects(ctx, rendered, r)
+	objects, opened, err := toObjects(ctx, rendered, r)
 	if err != nil {
 		return nil, err
 	}
@@ -100,7 +103,10 @@ func Build(ctx context.Context, r Request) (*Result, error) {
 	if !box.seen.volatile {
 		box.seen.Inputs = r.Inputs()
 	}
-	return &Result{Objects: objects, Digest: digest, Read: box.seen}, nil
+	if box.openedPatch {
+		opened = objects
+	}
+	return &Result{Objects: objects, Opened: opened, Digest: digest, Read: box.seen}, nil
 }
 
 // render runs kustomize, or what is the same where that is known: beside others

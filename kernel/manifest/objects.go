@@ -13,45 +13,51 @@ import (
 )
 
 // toObjects does what comes after kustomize: decryption, substitution, checks
-// and the common metadata.
-func toObjects(ctx context.Context, found []*resource.Resource, r Request) ([]*unstructured.Unstructured, error) {
+// and the common metadata. The second list are those of the objects that were
+// encrypted.
+func toObjects(ctx context.Context, found []*resource.Resource, r Request) (objects, opened []*unstructured.Unstructured, err error) {
 	if len(found) > r.Limits.Objects {
-		return nil, fmt.Errorf("the build gives %d objects, more than the limit of %d", len(found), r.Limits.Objects)
+		return nil, nil, fmt.Errorf("the build gives %d objects, more than the limit of %d", len(found), r.Limits.Objects)
 	}
-	objects := make([]*unstructured.Unstructured, 0, len(found))
+	objects = make([]*unstructured.Unstructured, 0, len(found))
 	work := newWork(r.Limits)
 	var rendered int64
 	for _, res := range found {
 		if err := ctx.Err(); err != nil {
-			return nil, fmt.Errorf("build interrupted: %w", err)
+			return nil, nil, fmt.Errorf("build interrupted: %w", err)
 		}
 		raw, err := res.MarshalJSON()
 		if err != nil {
-			return nil, fmt.Errorf("%s: %w", res.CurId(), err)
+			return nil, nil, fmt.Errorf("%s: %w", res.CurId(), err)
 		}
 		if rendered += int64(len(raw)); rendered > r.Limits.Rendered {
-			return nil, fmt.Errorf("the build gives more than the limit of %d bytes", r.Limits.Rendered)
+			return nil, nil, fmt.Errorf("the build gives more than the limit of %d bytes", r.Limits.Rendered)
 		}
 		u := &unstructured.Unstructured{}
 		if err := u.UnmarshalJSON(raw); err != nil {
-			return nil, fmt.Errorf("%s: %w", res.CurId(), err)
+			return nil, nil, fmt.Errorf("%s: %w", res.CurId(), err)
 		}
+		read := u
 		if u, raw, err = decryptObject(ctx, r, u, raw); err != nil {
-			return nil, err
+			return nil, nil, err
 		}
+		wasSealed := u != read
 		if u, err = r.Variables.substitute(u, raw, work); err != nil {
-			return nil, err
+			return nil, nil, err
 		}
 		if err := check(u); err != nil {
-			return nil, err
+			return nil, nil, err
 		}
 		if isKustomization(u) {
 			continue
 		}
 		setCommonMetadata(u, r.Spec.CommonMetadata)
 		objects = append(objects, u)
+		if wasSealed {
+			opened = append(opened, u)
+		}
 	}
-	return objects, nil
+	return objects, opened, nil
 }
 
 // decryptKey is the annotation that keeps an object as it is: somebody else

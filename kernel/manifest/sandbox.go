@@ -40,18 +40,20 @@ type sandbox struct {
 	// plugins and pluginDirs are the paths of plugin configurations, and of
 	// directories of them.
 	plugins, pluginDirs map[string]bool
-	// patchFiles are the paths of files that are patches.
-	patchFiles map[string]bool
-	parsed     map[string][]*resource.Resource
-	seen       Record
-	counting   bool // kustomize reads, which takes time with the square of the objects
-	documents  int64
-	patches    int64 // bytes of what is applied to many objects
-	sources    int64 // bytes of what generators read
-	reads      int
-	bytes      int64
-	ownSchema  bool
-	refused    error
+	// patchFiles are the paths of files that are patches, and openedPatch says
+	// that one of them was encrypted.
+	patchFiles  map[string]bool
+	openedPatch bool
+	parsed      map[string][]*resource.Resource
+	seen        Record
+	counting    bool // kustomize reads, which takes time with the square of the objects
+	documents   int64
+	patches     int64 // bytes of what is applied to many objects
+	sources     int64 // bytes of what generators read
+	reads       int
+	bytes       int64
+	ownSchema   bool
+	refused     error
 }
 
 func openSandbox(ctx context.Context, r Request) (*sandbox, error) {
