@@ -114,15 +114,16 @@ func (l *loop) apply(ctx context.Context, s *scope) error {
 		return nil
 	}
 	l.fault("recorded")
+	now := try{s.obj.Generation, requestOf(s.obj)}
 	out, err := l.engine.Apply(ctx, apply.Request{
 		Tenant: s.tenant, Objects: s.built.Objects, Force: s.obj.Spec.Force, Ignore: s.ignores, Sealed: sealedOf(s.built),
-		Verify: s.known.generation != 0 && (s.known.generation != s.obj.Generation || s.known.requested != requestOf(s.obj)),
+		Verify: s.known.tried.generation != 0 && s.known.tried != now,
 	})
 	s.changes, s.fights = out.Changes, out.Fights
 	if err != nil {
 		l.tellChanges(ctx, s)
 		s.withdrawIntent(out.Changes, err)
-		l.memory.forget(s.key)
+		l.memory.set(s.key, known{tried: now})
 		l.remember(s, meta.ReconciliationFailedReason)
 		return retry(s.obj, meta.ReconciliationFailedReason, err)
 	}
@@ -190,7 +191,7 @@ func (l *loop) prune(ctx context.Context, s *scope) error {
 	l.fault("pruned")
 	l.track(s, s.refs)
 	s.known = known{
-		generation: s.obj.Generation, identity: s.tenant.Identity, record: s.built.Read, digest: s.built.Digest, refs: s.refs, foreign: s.foreign, requested: requestOf(s.obj),
+		generation: s.obj.Generation, identity: s.tenant.Identity, record: s.built.Read, digest: s.built.Digest, refs: s.refs, foreign: s.foreign, requested: requestOf(s.obj), tried: try{s.obj.Generation, requestOf(s.obj)},
 		unhealthySince: s.known.unhealthySince, content: s.known.content, wasHealthy: s.known.wasHealthy,
 	}
 	return nil

@@ -17,6 +17,7 @@ import (
 	rbacv1 "k8s.io/api/rbac/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"headwater.dev/dev/kubetest"
@@ -222,6 +223,41 @@ func TestJobsThatGoAcrossARestart(t *testing.T) {
 			t.Errorf("it was applied again: %+v", a)
 		}
 	}
+}
+
+// TestRequestAfterAFailure: a reconcile request has every object looked at, also
+// when the last apply failed.
+func TestRequestAfterAFailure(t *testing.T) {
+	w := newWorld(t, "admin")
+	bad := "apiVersion: v1\nkind: Service\nmetadata: {name: bad}\nspec: {ports: [{port: 0}]}\n"
+	w.publish("repo", map[string]string{"a.yaml": cm("a", "1"), "b.yaml": bad})
+	w.kustomization("app", nil)
+	w.failed("app", meta.ReconciliationFailedReason, "Service/"+w.ns+"/bad apply failed (Invalid)")
+	looked := func(request string, want int) {
+		t.Helper()
+		mark := len(w.requests())
+		patch := client.RawPatch(types.MergePatchType, fmt.Appendf(nil, `{"metadata":{"annotations":{%q:%q}}}`, meta.ReconcileRequestAnnotation, request))
+		if err := w.client.Patch(w.ctx, w.get("app"), patch); err != nil { // whatever is written at the same time
+			t.Fatal(err)
+		}
+		kubetest.Eventually(t, 10*time.Second, func() error {
+			if got := w.get("app").Status.LastHandledReconcileAt; got != request {
+				return fmt.Errorf("request %q is handled, not %q", got, request)
+			}
+			return nil
+		})
+		n := 0
+		for _, a := range w.requests()[mark:] {
+			if a.Verb == "patch" && a.Acting != nil && a.ObjectRef.Name == "a" {
+				n++
+			}
+		}
+		if n != want {
+			t.Errorf("request %q: a was looked at %d times, want %d", request, n, want)
+		}
+	}
+	looked("one", 1)
+	looked("two", 1)
 }
 
 // TestHealthChecksByName: of kinds without namespaces, and without a version.

@@ -28,6 +28,8 @@ type known struct {
 	foreign []apply.Ref
 	// requested is the reconcile request that was answered last.
 	requested string
+	// tried is what the last apply was for, also of one that failed.
+	tried try
 	// restored says that this came from before a restart, and that the live
 	// objects are to be looked at before it counts.
 	restored bool
@@ -41,6 +43,13 @@ type known struct {
 	pendingSince time.Time
 	pendingFor   string
 	wasHealthy   bool
+}
+
+// try is the specification and the reconcile request that an apply was for: when
+// one of them is new, every object is looked at, once.
+type try struct {
+	generation int64
+	requested  string
 }
 
 // memory of all Kustomizations.

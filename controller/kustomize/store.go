@@ -60,7 +60,7 @@ func (s store) load(key types.NamespacedName, uid types.UID) (known, []apply.Rec
 	}
 	return known{
 		generation: k.Generation, identity: k.Identity, record: record, artifact: k.Artifact, digest: k.Digest,
-		refs: k.Refs, foreign: k.Foreign, requested: k.Requested, restored: true,
+		refs: k.Refs, foreign: k.Foreign, requested: k.Requested, tried: try{k.Generation, k.Requested}, restored: true,
 	}, k.Receipts, true
 }
 

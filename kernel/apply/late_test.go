@@ -467,3 +467,42 @@ func TestPruneOfAReferenceFromBeforeItsKind(t *testing.T) {
 		t.Errorf("what is stale indeed: %+v, %v", out, err)
 	}
 }
+
+// TestFieldThatIsNoLongerIgnored is ours again, although nothing else changed.
+func TestFieldThatIsNoLongerIgnored(t *testing.T) {
+	b := newBed(t, all("configmaps"))
+	ignore, err := CompileIgnores([]kustomizev1.IgnoreRule{{Paths: []string{"/data/key"}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	b.apply(b.cm("other", "1")) // whose watch sees the rest
+	wanted := b.cm("a", "1")
+	b.e.Watcher.Track(Interest{Tenant: b.who, Objects: []Ref{RefOf(wanted)}})
+	apply := func(ignore Ignores) Action {
+		t.Helper()
+		out, err := b.e.Apply(t.Context(), Request{Tenant: b.who, Objects: unstructuredOf(wanted), Ignore: ignore})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return out.Changes[0].Action
+	}
+	apply(ignore)
+	cm := b.live("a")
+	cm.Data["key"] = "50"
+	if err := b.admin.Update(t.Context(), cm, client.FieldOwner("autoscaler")); err != nil {
+		t.Fatal(err)
+	}
+	kubetest.Eventually(t, 5*time.Second, func() error {
+		if l, _ := b.e.Watcher.Live(b.who, RefOf(wanted)); len(l.Others) == 0 {
+			return fmt.Errorf("live %+v", l)
+		}
+		return nil
+	})
+	apply(ignore)
+	if got := apply(ignore); got != Unchanged || b.live("a").Data["key"] != "50" {
+		t.Errorf("while it is ignored: %s, data %v", got, b.live("a").Data)
+	}
+	if got := apply(nil); got != Configured || b.live("a").Data["key"] != "1" {
+		t.Errorf("when it is no longer: %s, data %v", got, b.live("a").Data)
+	}
+}

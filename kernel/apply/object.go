@@ -25,7 +25,7 @@ func (e *Engine) applyObject(ctx context.Context, r Request, u *unstructured.Uns
 	if err != nil {
 		return result{err: err}
 	}
-	want, err := digestOf(u)
+	want, err := digestOf(u, r.Ignore.of(u))
 	if err != nil {
 		return result{err: err}
 	}

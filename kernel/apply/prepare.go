@@ -102,10 +102,15 @@ func fit(r Request, u *unstructured.Unstructured) (*meta.RESTMapping, error) {
 	return m, nil
 }
 
-func digestOf(u *unstructured.Unstructured) (string, error) {
+// digestOf names what is wanted of an object. Fields that others may change are
+// part of it: when one is ours again, it has to be looked at.
+func digestOf(u *unstructured.Unstructured, ignored []pointer) (string, error) {
 	raw, err := json.Marshal(u.Object)
 	if err != nil {
 		return "", fmt.Errorf("encode: %w", err)
+	}
+	for _, p := range ignored {
+		raw = fmt.Appendf(raw, "%q", []string(p))
 	}
 	sum := sha256.Sum256(raw)
 	return hex.EncodeToString(sum[:16]), nil
