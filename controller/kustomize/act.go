@@ -62,7 +62,10 @@ func (l *loop) build(ctx context.Context, s *scope) error {
 	}
 	s.built = built
 	s.refs, err = apply.Fit(s.tenant, built.Objects)
-	if err != nil {
+	switch {
+	case err != nil && apply.Transient(err): // the cluster is not reached
+		return phase.Transient(meta.ReconciliationFailedReason, err)
+	case err != nil:
 		return phase.RetryAfter(meta.BuildFailedReason, s.obj.GetRetryInterval(), err)
 	}
 	return nil
@@ -115,12 +118,15 @@ func (l *loop) apply(ctx context.Context, s *scope) error {
 	}
 	l.fault("recorded")
 	now := try{s.obj.Generation, requestOf(s.obj)}
-	out, err := l.engine.Apply(ctx, apply.Request{
+	limited, cancel := s.limited(ctx, len(s.built.Objects))
+	defer cancel()
+	out, err := l.engine.Apply(limited, apply.Request{
 		Tenant: s.tenant, Objects: s.built.Objects, Force: s.obj.Spec.Force, Ignore: s.ignores, Sealed: sealedOf(s.built),
 		Verify: s.known.tried.generation != 0 && s.known.tried != now,
 	})
 	s.changes, s.fights = out.Changes, out.Fights
 	if err != nil {
+		err = overdue(limited, err)
 		l.tellChanges(ctx, s)
 		s.withdrawIntent(out.Changes, err)
 		l.memory.set(s.key, known{tried: now})
@@ -178,9 +184,11 @@ func (l *loop) prune(ctx context.Context, s *scope) error {
 	var left []apply.Ref
 	var failed error
 	if s.obj.Spec.Prune && len(stale) > 0 {
-		out, err := l.engine.Prune(ctx, s.tenant, stale)
+		limited, cancel := s.limited(ctx, len(stale))
+		defer cancel()
+		out, err := l.engine.Prune(limited, s.tenant, stale)
 		s.changes = append(s.changes, out.Changes...)
-		left, failed = out.Left, err
+		left, failed = out.Left, overdue(limited, err)
 	}
 	s.obj.Status.Inventory = apply.Inventory(append(s.refs[:len(s.refs):len(s.refs)], left...))
 	l.tellChanges(ctx, s)
@@ -316,7 +324,10 @@ func (l *loop) pruneAll(ctx context.Context, s *scope) error {
 	}
 	refs = apply.Scoped(s.tenant, refs)
 	l.track(s, refs)
-	out, err := l.engine.Prune(ctx, s.tenant, refs)
+	limited, cancel := s.limited(ctx, len(refs))
+	defer cancel()
+	out, err := l.engine.Prune(limited, s.tenant, refs)
+	err = overdue(limited, err)
 	s.changes = out.Changes
 	l.tellChanges(ctx, s)
 	if err != nil {

@@ -2,6 +2,7 @@ package kustomize
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 	"testing"
@@ -229,5 +230,33 @@ func TestPendingEnds(t *testing.T) {
 	k.Generation++
 	if e := phase.Classify(l.pending(s, []apply.Ref{ref})); !e.Progressing || e.After != pollPeriod || !l.memory.get(s.key).pendingSince.Equal(now) {
 		t.Errorf("a new wait: %v, kept %v", e, l.memory.get(s.key).pendingSince)
+	}
+}
+
+// TestOverdue: an apply that ends with its time says which time that was, and is
+// tried again soon; any other error is left as it is.
+func TestOverdue(t *testing.T) {
+	s := &scope{obj: &kustomizev1.Kustomization{Spec: kustomizev1.KustomizationSpec{Timeout: &metav1.Duration{Duration: time.Minute}}}}
+	ctx, cancel := s.limited(t.Context(), 10_000)
+	if at, _ := ctx.Deadline(); time.Until(at) < 17*time.Minute || time.Until(at) > 18*time.Minute {
+		t.Errorf("ten thousand objects get %s", time.Until(at))
+	}
+	other := errors.New("other")
+	if err := overdue(ctx, other); err != other {
+		t.Errorf("in time: %v", err)
+	}
+	cancel()
+	if err := overdue(ctx, other); err != other {
+		t.Errorf("interrupted: %v", err)
+	}
+	past, cancel := context.WithDeadline(t.Context(), time.Unix(0, 0))
+	defer cancel()
+	ctx, cancel = s.limited(past, 0)
+	defer cancel()
+	if err := overdue(ctx, ctx.Err()); !errors.Is(err, context.DeadlineExceeded) || !apply.Transient(err) {
+		t.Errorf("too late: %v", err)
+	}
+	if err := overdue(ctx, nil); err != nil {
+		t.Errorf("done: %v", err)
 	}
 }

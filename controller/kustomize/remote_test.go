@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/pem"
 	"fmt"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"net/http/httputil"
@@ -205,6 +206,30 @@ func TestRemoteClusterIsGone(t *testing.T) {
 	w.gone(k)
 	if _, err := a.configMap("a"); err != nil {
 		t.Errorf("nobody could delete a: %v", err)
+	}
+}
+
+// TestRemoteClusterDoesNotAnswer: what takes connections and says nothing costs one
+// wait for each try, whatever the number of objects and kinds.
+func TestRemoteClusterDoesNotAnswer(t *testing.T) {
+	w := newWorld(t, "admin")
+	mute, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = mute.Close() })
+	w.secret("away", "value", fmt.Sprintf("apiVersion: v1\nkind: Config\nclusters: [{name: c, cluster: {server: \"https://%s\"}}]\nusers: [{name: u, user: {token: t}}]\n"+
+		"contexts: [{name: x, context: {cluster: c, user: u}}]\ncurrent-context: x\n", mute.Addr()))
+	files := map[string]string{}
+	for i, kind := range []string{"v1\nkind: ConfigMap", "v1\nkind: Secret", "v1\nkind: ServiceAccount", "v1\nkind: Service", "apps/v1\nkind: Deployment", "batch/v1\nkind: Job"} {
+		files[fmt.Sprintf("f%d.yaml", i)] = "apiVersion: " + kind + "\nmetadata: {name: x}\n"
+	}
+	w.publish("repo", files)
+	start := time.Now()
+	w.kustomization("app", toSecret("away", ""))
+	w.failedIn(time.Minute, "app", meta.ReconciliationFailedReason, "TLS handshake timeout")
+	if took := time.Since(start); took > 25*time.Second {
+		t.Errorf("a try took %s", took)
 	}
 }
 

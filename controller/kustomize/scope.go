@@ -2,6 +2,8 @@ package kustomize
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"time"
 
 	kustomizev1 "github.com/fluxcd/kustomize-controller/api/v1"
@@ -133,4 +135,23 @@ const ociRevision = "org.opencontainers.image.revision"
 // waits reports whether the Kustomization asks for health.
 func waits(k *kustomizev1.Kustomization) bool {
 	return k.Spec.Wait || len(k.Spec.HealthChecks) > 0
+}
+
+// perObject is what a large apply or prune gets for each object besides
+// spec.timeout: a cluster that does ten in a second is slow, and not stuck.
+const perObject = 100 * time.Millisecond
+
+// limited bounds an apply or a prune of n objects, so that no cluster holds a
+// worker for good. What was done until then is known the next time.
+func (s *scope) limited(ctx context.Context, n int) (context.Context, context.CancelFunc) {
+	limit := s.obj.GetTimeout() + time.Duration(n)*perObject
+	return context.WithTimeoutCause(ctx, limit, fmt.Errorf("not done within %s (spec.timeout, and %s for each object)", limit, perObject))
+}
+
+// overdue says of an error that came with the end of the time that it did.
+func overdue(ctx context.Context, err error) error {
+	if err == nil || !errors.Is(ctx.Err(), context.DeadlineExceeded) {
+		return err
+	}
+	return fmt.Errorf("%w: %w", context.Cause(ctx), err)
 }

@@ -5,7 +5,8 @@
 // costs one request when it is new or changed, and none when the Watcher knows
 // that it is still as it was applied. Objects of one stage are applied side by
 // side, and one that fails does not keep the others of its stage from being
-// tried; later stages need the earlier ones. There is no dry run before: the
+// tried, unless the API server is not reached; later stages need the earlier
+// ones. There is no dry run before: the
 // API server's answer to the apply is the validation. Nothing here waits: what
 // needs time is reported as pending and comes back through the Watcher.
 package apply
@@ -14,6 +15,7 @@ import (
 	"context"
 	"fmt"
 	"sync"
+	"sync/atomic"
 
 	"github.com/fluxcd/cli-utils/pkg/object"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
@@ -73,6 +75,8 @@ type Request struct {
 	Sealed []ID
 	// Verify applies every object even if the Watcher knows it undisturbed.
 	Verify bool
+
+	kinds *kinds // of one pass; nil to look up each time
 }
 
 // Action is what happened to an object.
@@ -139,6 +143,7 @@ func (e *Engine) Apply(ctx context.Context, r Request) (*Outcome, error) {
 	if err != nil {
 		return &Outcome{}, err
 	}
+	r.kinds = &kinds{mapper: r.Access.Mapper}
 	out := &Outcome{}
 	for _, stage := range e.Stages.split(objects) {
 		failed := e.applyStage(ctx, r, stage, out)
@@ -157,18 +162,12 @@ func (e *Engine) Apply(ctx context.Context, r Request) (*Outcome, error) {
 
 func (e *Engine) applyStage(ctx context.Context, r Request, stage []*unstructured.Unstructured, out *Outcome) []error {
 	results := make([]result, len(stage))
-	slots := make(chan struct{}, max(1, e.Parallel))
-	var wg sync.WaitGroup
-	for i, u := range stage {
-		slots <- struct{}{}
-		wg.Go(func() {
-			defer func() { <-slots }()
-			results[i] = e.applyObject(ctx, r, u)
-		})
-	}
-	wg.Wait()
+	begun := e.each(len(stage), func(i int) error {
+		results[i] = e.applyObject(ctx, r, stage[i])
+		return results[i].err
+	})
 	var failed []error
-	for i, u := range stage {
+	for i, u := range stage[:begun] {
 		res := results[i]
 		switch {
 		case res.err != nil:
@@ -182,6 +181,30 @@ func (e *Engine) applyStage(ctx context.Context, r Request, stage []*unstructure
 		out.Changes = append(out.Changes, Change{Ref: RefOf(u), Action: res.action, Foreign: res.foreign})
 	}
 	return failed
+}
+
+// each does something for each of n, side by side, and begins none after one that
+// did not reach the API server: the others would wait as long, and the worker for
+// all of them. It returns how many were begun.
+func (e *Engine) each(n int, do func(i int) error) (begun int) {
+	slots := make(chan struct{}, max(1, e.Parallel))
+	var wg sync.WaitGroup
+	var down atomic.Bool
+	for i := range n {
+		slots <- struct{}{}
+		if down.Load() {
+			break
+		}
+		begun++
+		wg.Go(func() {
+			defer func() { <-slots }()
+			if err := do(i); err != nil && unreachable(err) {
+				down.Store(true)
+			}
+		})
+	}
+	wg.Wait()
+	return begun
 }
 
 // result of one object.

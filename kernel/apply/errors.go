@@ -169,6 +169,17 @@ func isTransient(err error) bool {
 		apierrors.IsInternalError(err) || apierrors.IsServiceUnavailable(err)
 }
 
+// unreachable tells errors of an API server that is not reached at all, or that
+// does not answer in time: another request would wait as long.
+func unreachable(err error) bool {
+	var network net.Error
+	if errors.Is(err, context.Canceled) || errors.As(err, &network) && network.Timeout() {
+		return true
+	}
+	var op *net.OpError
+	return errors.As(err, &op) && op.Op == "dial"
+}
+
 // Transient reports whether every failure in err goes away by itself.
 func Transient(err error) bool {
 	var all joinedErrors

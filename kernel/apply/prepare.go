@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"sync"
 
 	"github.com/fluxcd/pkg/ssa/normalize"
 	"github.com/fluxcd/pkg/ssa/utils"
@@ -82,10 +83,31 @@ func (e *Engine) steers(u *unstructured.Unstructured, key, value string) bool {
 	return strings.EqualFold(u.GetAnnotations()[e.key(key)], value) || strings.EqualFold(u.GetLabels()[e.key(key)], value)
 }
 
+// kinds looks each kind up once: one that is not known costs a request each time.
+type kinds struct {
+	mapper meta.RESTMapper
+	found  sync.Map
+}
+
+func (k *kinds) of(gvk schema.GroupVersionKind) (*meta.RESTMapping, error) {
+	look, _ := k.found.LoadOrStore(gvk, sync.OnceValues(func() (*meta.RESTMapping, error) {
+		return k.mapper.RESTMapping(gvk.GroupKind(), gvk.Version)
+	}))
+	return look.(func() (*meta.RESTMapping, error))()
+}
+
+// mapping is the resource of a kind.
+func (r Request) mapping(gvk schema.GroupVersionKind) (*meta.RESTMapping, error) {
+	if r.kinds == nil {
+		return r.Access.Mapper.RESTMapping(gvk.GroupKind(), gvk.Version)
+	}
+	return r.kinds.of(gvk)
+}
+
 // fit finds the resource of an object and corrects its namespace.
 func fit(r Request, u *unstructured.Unstructured) (*meta.RESTMapping, error) {
 	gvk := u.GroupVersionKind()
-	m, err := r.Access.Mapper.RESTMapping(gvk.GroupKind(), gvk.Version)
+	m, err := r.mapping(gvk)
 	if err != nil {
 		if meta.IsNoMatchError(err) {
 			return nil, fmt.Errorf("%w %q in version %q: install its CustomResourceDefinition first", errNoKind, gvk.Kind, gvk.GroupVersion())
@@ -117,14 +139,17 @@ func digestOf(u *unstructured.Unstructured, ignored []pointer) (string, error) {
 }
 
 // Scoped takes the namespace from references to objects that have none, where
-// the kinds are known, and gives each object once.
+// the kinds are known, and gives each object once. An API server that is not
+// reached is asked once.
 func Scoped(t Tenant, refs []Ref) []Ref {
 	out := make([]Ref, 0, len(refs))
 	wide, seen := map[schema.GroupVersionKind]bool{}, make(map[ID]bool, len(refs))
+	down := false
 	for _, r := range refs {
 		clusterWide, known := wide[r.GVK()]
-		if r.Namespace != "" && !known {
+		if r.Namespace != "" && !known && !down {
 			m, err := servedAs(t, r)
+			down = unreachable(err)
 			clusterWide = err == nil && m.Scope.Name() == meta.RESTScopeNameRoot
 			wide[r.GVK()] = clusterWide
 		}
@@ -147,12 +172,18 @@ func Stale(t Tenant, old, now []Ref) []Ref {
 
 // Fit corrects the namespaces of objects to the scope of their kinds, where the
 // kinds are known already, and gives their references. What is wrong with a kind
-// the apply says, object by object.
+// the apply says, object by object; an API server that is not reached is an
+// error at once.
 func Fit(t Tenant, objects []*unstructured.Unstructured) ([]Ref, error) {
+	r := Request{Tenant: t, kinds: &kinds{mapper: t.Access.Mapper}}
 	refs := make([]Ref, 0, len(objects))
 	for _, u := range objects {
-		if _, err := fit(Request{Tenant: t}, u); errors.Is(err, errNoNamespace) {
+		_, err := fit(r, u)
+		if errors.Is(err, errNoNamespace) {
 			return nil, objectError(u, "build", err)
+		}
+		if err != nil && unreachable(err) {
+			return nil, err
 		}
 		refs = append(refs, RefOf(u))
 	}

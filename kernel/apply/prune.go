@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"sync"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
@@ -52,19 +51,14 @@ func (e *Engine) pruneStage(ctx context.Context, t Tenant, stage []Ref, out *Pru
 		err    error
 	}
 	results := make([]outcome, len(stage))
-	slots := make(chan struct{}, max(1, e.Parallel))
-	var wg sync.WaitGroup
-	for i, ref := range stage {
-		slots <- struct{}{}
-		wg.Go(func() {
-			defer func() { <-slots }()
-			o := &results[i]
-			o.action, o.going, o.err = e.pruneObject(ctx, t, ref)
-		})
-	}
-	wg.Wait()
+	begun := e.each(len(stage), func(i int) error {
+		o := &results[i]
+		o.action, o.going, o.err = e.pruneObject(ctx, t, stage[i])
+		return o.err
+	})
+	out.Left = append(out.Left, stage[begun:]...)
 	var failed []error
-	for i, ref := range stage {
+	for i, ref := range stage[:begun] {
 		o := results[i]
 		if o.err != nil {
 			failed = append(failed, &ObjectError{Ref: ref, Verb: "delete", Err: o.err})

@@ -1,14 +1,18 @@
 package tenant
 
 import (
+	"errors"
 	"fmt"
 	"net"
 	"net/http"
 	"net/netip"
+	"strings"
+	"sync"
 	"syscall"
 	"time"
 
 	"k8s.io/apimachinery/pkg/api/meta"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	utilnet "k8s.io/apimachinery/pkg/util/net"
 	"k8s.io/client-go/discovery"
 	"k8s.io/client-go/discovery/cached/memory"
@@ -112,15 +116,58 @@ func dial(config *rest.Config) (*remote, error) {
 		return nil, fmt.Errorf("open transport to the remote cluster: %w", err)
 	}
 	h := &http.Client{Transport: r.base}
-	if r.mapper, err = apiutil.NewDynamicRESTMapper(config, h); err != nil {
+	mapper, err := apiutil.NewDynamicRESTMapper(config, h)
+	if err != nil {
 		return nil, fmt.Errorf("make mapper of the remote cluster: %w", err)
 	}
+	r.mapper = newSparing(mapper)
 	d, err := discovery.NewDiscoveryClientForConfigAndClient(config, h)
 	if err != nil {
 		return nil, fmt.Errorf("make discovery client of the remote cluster: %w", err)
 	}
 	r.discovery = memory.NewMemCacheClient(d)
 	return r, nil
+}
+
+// sparing spares those who look up kinds the wait for a cluster that does not
+// answer: who comes while one waits gets that one's error, and so does who comes
+// until as much time has passed again. Kinds that were found before are known
+// meanwhile.
+type sparing struct {
+	meta.RESTMapper
+	now func() time.Time
+
+	mu    sync.Mutex
+	found map[schema.GroupVersionKind]*meta.RESTMapping
+	err   error
+	until time.Time
+}
+
+func newSparing(m meta.RESTMapper) *sparing {
+	return &sparing{RESTMapper: m, now: time.Now, found: map[schema.GroupVersionKind]*meta.RESTMapping{}}
+}
+
+// RESTMapping implements meta.RESTMapper.
+func (m *sparing) RESTMapping(kind schema.GroupKind, versions ...string) (*meta.RESTMapping, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	began, key := m.now(), kind.WithVersion(strings.Join(versions, " "))
+	if m.err != nil && began.Before(m.until) {
+		if was := m.found[key]; was != nil {
+			return was, nil
+		}
+		return nil, m.err
+	}
+	got, err := m.RESTMapper.RESTMapping(kind, versions...)
+	m.err = nil
+	if network := net.Error(nil); errors.As(err, &network) {
+		now := m.now()
+		m.err, m.until = err, now.Add(now.Sub(began))
+	}
+	if err == nil {
+		m.found[key] = got
+	}
+	return got, err
 }
 
 // transportOf does not use client-go's cache of transports, which never
