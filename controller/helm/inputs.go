@@ -224,6 +224,9 @@ func (l *loop) dependencyUnready(ctx context.Context, hr *v2.HelmRelease, ref de
 	}
 	if ref.ReadyExpr != "" {
 		ok, err := depend.Evaluate(ctx, ref.ReadyExpr, hr, dep)
+		if errors.Is(err, depend.ErrSlow) { // nothing else would bring the HelmRelease back
+			return "", phase.Transient(v2.DependencyNotReadyReason, fmt.Errorf("%s '%s': readyExpr: %w", ref.Field, name, err))
+		}
 		if err != nil {
 			return "", phase.Stalled(meta.InvalidCELExpressionReason, fmt.Errorf("%s '%s': readyExpr: %w", ref.Field, name, err))
 		}

@@ -16,6 +16,7 @@ import (
 
 	"headwater.dev/kernel/apply"
 	"headwater.dev/kernel/artifact"
+	"headwater.dev/kernel/depend"
 	"headwater.dev/kernel/manifest"
 	"headwater.dev/kernel/phase"
 	"headwater.dev/kernel/tenant"
@@ -258,5 +259,19 @@ func TestOverdue(t *testing.T) {
 	}
 	if err := overdue(ctx, nil); err != nil {
 		t.Errorf("done: %v", err)
+	}
+}
+
+// TestReadyExprThatWasGivenUp: half a second is also what a process that stood
+// still takes for a cheap expression. Nothing but a retry would end that.
+func TestReadyExprThatWasGivenUp(t *testing.T) {
+	ref := depend.Ref{Field: "spec.dependsOn[0]"}
+	given := phase.Classify(notEvaluated(ref, fmt.Errorf("the expression %w", depend.ErrSlow)))
+	if given.Class != phase.ClassTransient || given.Reason != meta.DependencyNotReadyReason {
+		t.Errorf("given up: %+v", given)
+	}
+	malformed := phase.Classify(notEvaluated(ref, errors.New("syntax error")))
+	if malformed.Class != phase.ClassStalled || malformed.Reason != meta.InvalidCELExpressionReason {
+		t.Errorf("malformed: %+v", malformed)
 	}
 }

@@ -143,13 +143,23 @@ func (l *loop) checkDependencies(ctx context.Context, s *scope) error {
 		}
 		ready, err := dependencyReady(ctx, s.obj, dep, ref.ReadyExpr, s.artifact.Revision)
 		if err != nil {
-			return phase.Stalled(meta.InvalidCELExpressionReason, fmt.Errorf("%s.readyExpr: %w", ref.Field, err))
+			return notEvaluated(ref, err)
 		}
 		if !ready {
 			return l.waiting(s, meta.DependencyNotReadyReason, fmt.Errorf("dependency '%s' is not ready", dependencyName(ref.Key)))
 		}
 	}
 	return nil
+}
+
+// notEvaluated: an expression that does not compile needs the user. One that was
+// given up is tried again, since nothing else would bring the Kustomization back.
+func notEvaluated(ref depend.Ref, err error) error {
+	err = fmt.Errorf("%s.readyExpr: %w", ref.Field, err)
+	if errors.Is(err, depend.ErrSlow) {
+		return phase.Transient(meta.DependencyNotReadyReason, err)
+	}
+	return phase.Stalled(meta.InvalidCELExpressionReason, err)
 }
 
 // becomeTenant finds who acts, which is never this process for want of a name.

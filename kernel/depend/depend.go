@@ -9,6 +9,7 @@ package depend
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 	"time"
@@ -32,6 +33,10 @@ const Annotation = "headwater.dev/depends-on"
 // patience bounds one evaluation of a readyExpr. Usual ones take microseconds;
 // one that multiplies lists must not hold a worker.
 const patience = 500 * time.Millisecond
+
+// ErrSlow says that an evaluation was given up. That is no verdict on the
+// expression: a process that stood still for a moment gives up cheap ones too.
+var ErrSlow = errors.New("takes longer than " + patience.String())
 
 // maxPath bounds how far a cycle is searched for.
 const maxPath = 1000
@@ -166,8 +171,8 @@ func Ready(o Object) bool {
 }
 
 // Evaluate asks a readyExpr over the dependent and the dependency. An
-// expression that does not evaluate yet is not ready; one that does not compile,
-// or takes longer than half a second, is an error.
+// expression that does not evaluate yet is not ready; one that does not compile
+// is an error, and ErrSlow that it was given up after half a second.
 func Evaluate(ctx context.Context, expr string, self, dep client.Object) (bool, error) {
 	e, err := cel.NewExpression(expr, cel.WithCompile(), cel.WithStructVariables("self", "dep"))
 	if err != nil {
@@ -182,10 +187,10 @@ func Evaluate(ctx context.Context, expr string, self, dep client.Object) (bool, 
 	bounded, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	ready, err := e.EvaluateBoolean(bounded, vars)
-	if bounded.Err() != nil && ctx.Err() == nil {
-		return false, fmt.Errorf("the expression takes longer than %s: make it cheaper", patience)
+	if errors.Is(err, context.DeadlineExceeded) && ctx.Err() == nil {
+		return false, fmt.Errorf("the expression %w: make it cheaper", ErrSlow)
 	}
-	return ready && err == nil, nil
+	return ready && err == nil, nil // an evaluation that came to its end counts, however late
 }
 
 // Cycle follows dependencies and describes a way back to the object, if there

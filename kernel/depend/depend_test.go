@@ -109,7 +109,15 @@ const endless = "[1,2,3,4,5,6,7,8,9,10].all(a, [1,2,3,4,5,6,7,8,9,10].all(b, [1,
 func TestA24ReadyExpressionsThatNeverEnd(t *testing.T) {
 	k := &kustomizev1.Kustomization{}
 	ready, err := Evaluate(t.Context(), endless, k, k)
-	if ready || err == nil || !strings.Contains(err.Error(), "takes longer than") {
+	if ready || !errors.Is(err, ErrSlow) || !strings.Contains(err.Error(), "takes longer than") {
 		t.Errorf("Evaluate() = %v, %v: want an error that says that it takes too long", ready, err)
+	}
+}
+
+// What does not compile stays wrong, and is not to be mistaken for what was slow.
+func TestOnlySlownessIsSlow(t *testing.T) {
+	k := &kustomizev1.Kustomization{}
+	if _, err := Evaluate(t.Context(), "dep.(", k, k); err == nil || errors.Is(err, ErrSlow) {
+		t.Errorf("Evaluate() = %v: want an error that is not ErrSlow", err)
 	}
 }
