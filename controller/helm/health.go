@@ -10,7 +10,6 @@ import (
 	"github.com/fluxcd/cli-utils/pkg/kstatus/status"
 	v2 "github.com/fluxcd/helm-controller/api/v2"
 	"github.com/fluxcd/pkg/apis/meta"
-	"github.com/fluxcd/pkg/runtime/cel"
 	"github.com/fluxcd/pkg/runtime/conditions"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime/schema"
@@ -23,10 +22,15 @@ import (
 // shownObjects is how many objects a message names.
 const shownObjects = 3
 
+// lookAgain is how soon objects are looked at again that could not be judged.
+const lookAgain = 5 * time.Second
+
 // health of the objects of a release.
 type health struct {
 	// Pending and Failed name objects and why.
 	Pending, Failed []string
+	// GivenUp is set when a rule took too long: nothing but another look ends that.
+	GivenUp bool
 }
 
 func (h health) ready() bool { return len(h.Pending) == 0 && len(h.Failed) == 0 }
@@ -63,6 +67,9 @@ func (l *loop) awaitHealth(ctx context.Context, s *scope) error {
 	}
 	message := fmt.Sprintf("Running '%s' action with timeout of %s: waiting for %s", action, timeout, list(h.Pending))
 	conditions.MarkUnknown(s.hr, v2.ReleasedCondition, "Progressing", "%s", message)
+	if h.GivenUp {
+		left = min(left, lookAgain)
+	}
 	return phase.Progressing("Progressing", left, fmt.Errorf("%s", message))
 }
 
@@ -122,11 +129,11 @@ func (l *loop) observeHealth(ctx context.Context, s *scope, objs []*unstructured
 	var h health
 	for _, ref := range refs {
 		live, known := l.watcher.Live(who, ref)
-		if s.wrote || slices.Contains(blind, ref) {
+		if s.wrote || slices.Contains(blind, ref) || live.Unjudged && !h.GivenUp {
 			if live, err = l.watcher.Get(ctx, who, ref); err != nil {
 				return health{}, fmt.Errorf("read %s: %w", ref, err)
 			}
-			known = true
+			known, h.GivenUp = true, h.GivenUp || live.Unjudged
 		}
 		switch {
 		case !known:
@@ -147,9 +154,10 @@ func (l *loop) observeHealth(ctx context.Context, s *scope, objs []*unstructured
 func judgeOf(hr *v2.HelmRelease) (apply.Judge, error) {
 	out := apply.Judge{}
 	if action, _, _ := waiting(hr); !waitForJobs(hr, action) {
-		out[schema.GroupKind{Group: "batch", Kind: "Job"}] = func(u *unstructured.Unstructured) (apply.Health, string) {
-			return verdict(status.Compute(u))
-		}
+		out[schema.GroupKind{Group: "batch", Kind: "Job"}] = apply.Rule{Text: "started", Health: func(u *unstructured.Unstructured) (apply.Health, string, bool) {
+			health, message := verdict(status.Compute(u))
+			return health, message, true
+		}}
 	}
 	for i, c := range hr.Spec.HealthCheckExprs {
 		gv, err := schema.ParseGroupVersion(c.APIVersion)
@@ -159,11 +167,11 @@ func judgeOf(hr *v2.HelmRelease) (apply.Judge, error) {
 		if c.Kind == "" {
 			return nil, fmt.Errorf("[%d].kind: name the kind that the expressions are for", i)
 		}
-		e, err := cel.NewStatusEvaluator(&c.HealthCheckExpressions)
+		rule, err := apply.Expressed(&c.HealthCheckExpressions)
 		if err != nil {
 			return nil, fmt.Errorf("[%d]: %w", i, err)
 		}
-		out[schema.GroupKind{Group: gv.Group, Kind: c.Kind}] = apply.Expressed(e)
+		out[schema.GroupKind{Group: gv.Group, Kind: c.Kind}] = rule
 	}
 	return out, nil
 }

@@ -92,6 +92,39 @@ spec:
     schema: {openAPIV3Schema: {type: object, x-kubernetes-preserve-unknown-fields: true}}
 `
 
+// TestEachHasItsOwnExpressions: the health of an object that another Kustomization
+// applies is judged by one's own expressions, and anew when those change.
+func TestEachHasItsOwnExpressions(t *testing.T) {
+	w := newWorld(t, "cluster-admin")
+	widget := "apiVersion: health.example.com/v1\nkind: Widget\nmetadata: {name: w}\nspec: {}\n"
+	revision := w.publish("repo", map[string]string{"crd.yaml": widgets, "w.yaml": widget})
+	w.kustomization("maker", nil)
+	w.ready("maker", revision)
+	judges := func(x kustomize.HealthCheckExpressions) []kustomize.CustomHealthCheck {
+		return []kustomize.CustomHealthCheck{{APIVersion: "health.example.com/v1", Kind: "Widget", HealthCheckExpressions: x}}
+	}
+	other := w.publish("other", map[string]string{"a.yaml": cm("a", "1")})
+	w.kustomization("waiter", func(s *kustomizev1.KustomizationSpec) {
+		s.SourceRef.Name = "other"
+		s.HealthChecks = []meta.NamespacedObjectKindReference{{APIVersion: "health.example.com/v1", Kind: "Widget", Name: "w", Namespace: w.ns}}
+		s.HealthCheckExprs = judges(kustomize.HealthCheckExpressions{Current: "has(status.phase)"})
+	})
+	w.progressing("waiter", "Running health checks")
+	w.change("waiter", func(k *kustomizev1.Kustomization) {
+		k.Spec.HealthCheckExprs = judges(kustomize.HealthCheckExpressions{Failed: "!has(status.phase)", Current: "has(status.phase)"})
+	})
+	w.failed("waiter", meta.HealthCheckFailedReason, "Widget/"+w.ns+"/w status: 'Failed'")
+	w.change("waiter", func(k *kustomizev1.Kustomization) {
+		k.Spec.HealthCheckExprs = judges(kustomize.HealthCheckExpressions{Current: "has(metadata.name)"})
+	})
+	w.ready("waiter", other)
+	k := w.get("maker")
+	if err := w.client.Delete(w.ctx, k); err != nil { // takes the definition with it
+		t.Fatal(err)
+	}
+	w.gone(k)
+}
+
 // TestHealthCheckExpressions: CEL decides, and is asked at each change.
 func TestHealthCheckExpressions(t *testing.T) {
 	w := newWorld(t, "cluster-admin")

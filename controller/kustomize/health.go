@@ -26,15 +26,15 @@ func (l *loop) checkHealth(ctx context.Context, s *scope) error {
 		return nil
 	}
 	refs := s.checked()
-	blind, err := l.look(ctx, s, refs)
+	read, polled, err := l.look(ctx, s, refs)
 	if err != nil {
 		return retry(s.obj, meta.HealthCheckFailedReason, err)
 	}
 	v := judgeAll(refs, func(ref apply.Ref) apply.Live {
-		if l, ok := blind[ref.ID]; ok {
-			return l
+		live, ok := read[ref.ID]
+		if !ok {
+			live, _ = l.watcher.Live(s.tenant, ref)
 		}
-		live, _ := l.watcher.Live(s.tenant, ref)
 		if s.obj.Spec.Wait && live.Alone() || l.watcher.Ended(s.key, ref) {
 			return apply.Live{Exists: true, Health: apply.Current}
 		}
@@ -43,7 +43,7 @@ func (l *loop) checkHealth(ctx context.Context, s *scope) error {
 	since, wasHealthy := s.known.unhealthySince, conditions.IsTrue(s.obj, meta.HealthyCondition)
 	s.healthContent(l.now(), v)
 	l.memory.set(s.key, s.known)
-	if err := l.healthOutcome(s, v, len(blind) > 0); err != nil {
+	if err := l.healthOutcome(s, v, polled); err != nil {
 		return err
 	}
 	if len(v.waiting) == 0 && (!wasHealthy || describe(s.changes) != "" && s.obj.Status.LastAppliedRevision != s.revision()) {
@@ -75,31 +75,46 @@ func (s *scope) checked() []apply.Ref {
 	return refs
 }
 
-// look reads the objects that the tenant may not watch, and those of which only
-// the metadata is watched although an expression judges them.
-func (l *loop) look(ctx context.Context, s *scope, refs []apply.Ref) (map[apply.ID]apply.Live, error) {
+// look reads the objects that the tenant may not watch, and those that the rules
+// of the Kustomization have not judged yet: of some only the metadata is watched,
+// rules change, and some are given up. One that is given up now decides for the
+// time being, so the rest waits. What needs another look by itself is polled.
+func (l *loop) look(ctx context.Context, s *scope, refs []apply.Ref) (seen map[apply.ID]apply.Live, polled bool, err error) {
 	counts := map[apply.ID]bool{}
 	for _, ref := range refs {
 		counts[ref.ID] = true
 	}
-	seen := map[apply.ID]apply.Live{}
-	unseen := l.watcher.Blind(s.key)
-	for _, ref := range refs {
-		if s.judge[ref.GroupKind] != nil && apply.Plain(ref.GroupKind) {
-			unseen = append(unseen, ref)
-		}
-	}
-	for _, ref := range unseen {
+	seen = map[apply.ID]apply.Live{}
+	for _, ref := range l.watcher.Blind(s.key) {
 		if _, done := seen[ref.ID]; done || !counts[ref.ID] {
 			continue
 		}
-		live, err := l.watcher.Get(ctx, s.tenant, ref)
-		if err != nil {
-			return nil, fmt.Errorf("health check: %w", err)
+		if seen[ref.ID], err = l.read(ctx, s, ref); err != nil {
+			return nil, false, err
 		}
-		seen[ref.ID] = live
 	}
-	return seen, nil
+	polled = len(seen) > 0
+	if len(s.judge) == 0 {
+		return seen, polled, nil
+	}
+	for _, ref := range refs {
+		live, _ := l.watcher.Live(s.tenant, ref)
+		if _, done := seen[ref.ID]; done || !live.Unjudged || s.obj.Spec.Wait && live.Alone() {
+			continue
+		}
+		if seen[ref.ID], err = l.read(ctx, s, ref); err != nil || seen[ref.ID].Unjudged {
+			return seen, true, err
+		}
+	}
+	return seen, polled, nil
+}
+
+func (l *loop) read(ctx context.Context, s *scope, ref apply.Ref) (apply.Live, error) {
+	live, err := l.watcher.Get(ctx, s.tenant, ref)
+	if err != nil {
+		return live, fmt.Errorf("health check: %w", err)
+	}
+	return live, nil
 }
 
 // healthContent keeps since when the present content is not healthy.

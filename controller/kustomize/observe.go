@@ -8,7 +8,6 @@ import (
 	kustomizev1 "github.com/fluxcd/kustomize-controller/api/v1"
 	"github.com/fluxcd/pkg/apis/acl"
 	"github.com/fluxcd/pkg/apis/meta"
-	"github.com/fluxcd/pkg/runtime/cel"
 	"github.com/fluxcd/pkg/runtime/conditions"
 	sourcev1 "github.com/fluxcd/source-controller/api/v1"
 	corev1 "k8s.io/api/core/v1"
@@ -54,11 +53,11 @@ func judgeOf(k *kustomizev1.Kustomization) (apply.Judge, error) {
 		if err != nil {
 			return nil, fmt.Errorf("spec.healthCheckExprs[%d].apiVersion: %w", i, err)
 		}
-		e, err := cel.NewStatusEvaluator(&c.HealthCheckExpressions)
+		rule, err := apply.Expressed(&c.HealthCheckExpressions)
 		if err != nil {
 			return nil, fmt.Errorf("spec.healthCheckExprs[%d]: %w", i, err)
 		}
-		judge[schema.GroupKind{Group: gv.Group, Kind: c.Kind}] = apply.Expressed(e)
+		judge[schema.GroupKind{Group: gv.Group, Kind: c.Kind}] = rule
 	}
 	return judge, nil
 }

@@ -208,7 +208,7 @@ func TestJobHealth(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			u := &unstructured.Unstructured{Object: map[string]any{"apiVersion": "batch/v1", "kind": "Job", "status": map[string]any{"conditions": c.conditions}}}
-			if got, _ := (Judge)(nil).health(u, false); got != c.want {
+			if got, _ := health(u, false); got != c.want {
 				t.Errorf("health %s, want %s", got, c.want)
 			}
 		})

@@ -3,9 +3,9 @@ package apply
 import (
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/fluxcd/pkg/apis/kustomize"
-	"github.com/fluxcd/pkg/runtime/cel"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 )
 
@@ -22,28 +22,41 @@ func TestExpressed(t *testing.T) {
 	}
 	for name, tt := range tests {
 		t.Run(name, func(t *testing.T) {
-			e, err := cel.NewStatusEvaluator(&kustomize.HealthCheckExpressions{Current: tt.current})
+			rule, err := Expressed(&kustomize.HealthCheckExpressions{Current: tt.current})
 			if err != nil {
 				t.Fatal(err)
 			}
-			if got, message := Expressed(e)(object); got != tt.want {
-				t.Errorf("Expressed(%s) = %s, %q; want %s", tt.current, got, message, tt.want)
+			if got, message, decided := rule.Health(object); got != tt.want || !decided {
+				t.Errorf("Expressed(%s) = %s, %q, %v; want %s", tt.current, got, message, decided, tt.want)
 			}
 		})
 	}
 }
 
-func TestA24HealthExpressionsThatNeverEnd(t *testing.T) {
+// endless is an expression of ten levels of ten: hours of work.
+func endless() *kustomize.HealthCheckExpressions {
 	expression := "true"
-	for _, v := range strings.Split("abcdefghij", "") { // ten levels of ten: hours of work
+	for _, v := range strings.Split("abcdefghij", "") {
 		expression = "[1,2,3,4,5,6,7,8,9,10].all(" + v + ", " + expression + ")"
 	}
-	e, err := cel.NewStatusEvaluator(&kustomize.HealthCheckExpressions{Current: expression})
+	return &kustomize.HealthCheckExpressions{Current: expression}
+}
+
+func TestA24HealthExpressionsThatNeverEnd(t *testing.T) {
+	rule, err := Expressed(endless())
 	if err != nil {
 		t.Fatal(err)
 	}
-	got, message := Expressed(e)(&unstructured.Unstructured{Object: map[string]any{}})
-	if got != InProgress || !strings.Contains(message, "take longer than") {
-		t.Errorf("Expressed() = %s, %q; want InProgress and why", got, message)
+	object := &unstructured.Unstructured{Object: map[string]any{}}
+	got, message, decided := rule.Health(object)
+	if got != InProgress || !strings.Contains(message, "take longer than") || decided {
+		t.Errorf("Health() = %s, %q, %v; want InProgress for now, and why", got, message, decided)
+	}
+	began := time.Now()
+	for range 1000 {
+		rule.Health(object)
+	}
+	if took := time.Since(began); took > patience {
+		t.Errorf("a thousand more objects took %s: expressions that were given up are to rest", took)
 	}
 }

@@ -1,18 +1,16 @@
 package apply
 
 import (
-	"context"
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
-	"fmt"
+	"maps"
 	"slices"
 	"strconv"
 	"strings"
 	"time"
 
 	"github.com/fluxcd/cli-utils/pkg/kstatus/status"
-	"github.com/fluxcd/pkg/runtime/cel"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime/schema"
@@ -53,12 +51,28 @@ type Live struct {
 	Steering map[string]string
 	Health   Health
 	Message  string
+	// Unjudged is set while the owner's own rule has not told about this version:
+	// it is to be read.
+	Unjudged bool
 	// Succeeded is set of a Job that has completed.
 	Succeeded bool
+
+	// verdicts of owners that have a rule for the kind; for all others, Health
+	// is that of kstatus.
+	verdicts map[types.NamespacedName]verdict
+}
+
+// verdict of an owner's rule on one version of an object. One that is not decided
+// only says why.
+type verdict struct {
+	rule    string
+	health  Health
+	message string
+	decided bool
 }
 
 // liveOf reduces an object; full is nil when only its metadata is known.
-func (w *Watcher) liveOf(o metav1.Object, full *unstructured.Unstructured, judge Judge) Live {
+func (w *Watcher) liveOf(o metav1.Object, full *unstructured.Unstructured) Live {
 	l := Live{
 		Exists: true, UID: o.GetUID(), ResourceVersion: o.GetResourceVersion(),
 		Deleting: o.GetDeletionTimestamp() != nil,
@@ -81,7 +95,7 @@ func (w *Watcher) liveOf(o metav1.Object, full *unstructured.Unstructured, judge
 	if l.steers(keySSA, ssaMerge) {
 		l.Left = false
 	}
-	l.Health, l.Message = judge.health(full, l.Deleting)
+	l.Health, l.Message = health(full, l.Deleting)
 	l.Succeeded = full != nil && isJob(full.GroupVersionKind().GroupKind()) && succeeded(full)
 	return l
 }
@@ -139,81 +153,192 @@ func digestFields(raw []byte, at *metav1.Time) string {
 	return hex.EncodeToString(sum[:8])
 }
 
-// Judge computes the health of objects; kinds that it does not know are left
-// to kstatus. The zero Judge knows none.
-type Judge map[schema.GroupKind]func(*unstructured.Unstructured) (Health, string)
-
-func (j Judge) health(u *unstructured.Unstructured, deleting bool) (Health, string) {
-	if deleting {
-		return Terminating, "being deleted"
+// judge asks rules about an object, which may take long: not under the lock.
+func (l *Live) judge(full *unstructured.Unstructured, rules map[types.NamespacedName]Rule) {
+	if full == nil || l.Deleting || len(rules) == 0 {
+		return
 	}
-	if u == nil {
-		return Current, ""
+	l.verdicts = make(map[types.NamespacedName]verdict, len(rules))
+	for owner, rule := range rules {
+		h, message, decided := rule.Health(full)
+		l.verdicts[owner] = verdict{rule.Text, h, message, decided}
 	}
-	gk := u.GroupVersionKind().GroupKind()
-	if f, ok := j[gk]; ok {
-		return f(u)
-	}
-	if isJob(gk) {
-		return jobHealth(u)
-	}
-	r, err := status.Compute(u)
-	if err != nil {
-		return Unknown, err.Error()
-	}
-	return r.Status, r.Message
 }
 
-func isJob(gk schema.GroupKind) bool { return gk.Group == "batch" && gk.Kind == "Job" }
-
-func succeeded(job *unstructured.Unstructured) bool {
-	health, _ := jobHealth(job)
-	return health == Current
-}
-
-// ends reports whether an object is a Job that is deleted by itself when it is
-// done.
-func ends(u *unstructured.Unstructured) bool {
-	if !isJob(u.GroupVersionKind().GroupKind()) {
-		return false
+// seenBy is an object in the eyes of an owner.
+func (l Live) seenBy(owner types.NamespacedName, t *tracked, gk schema.GroupKind) Live {
+	if t == nil || !l.Exists || l.Deleting {
+		return l
 	}
-	_, found, _ := unstructured.NestedFieldNoCopy(u.Object, "spec", "ttlSecondsAfterFinished")
-	return found
+	rule, ok := t.judge[gk]
+	if !ok {
+		return l
+	}
+	v, ok := l.verdicts[owner]
+	if !ok || v.rule != rule.Text {
+		v = verdict{health: InProgress, message: "not judged yet"}
+	}
+	l.Health, l.Message, l.Unjudged = v.health, v.message, !v.decided
+	return l
 }
 
-// jobHealth wants a Job to have ended, where kstatus is content with a start.
-func jobHealth(u *unstructured.Unstructured) (Health, string) {
-	list, _, _ := unstructured.NestedSlice(u.Object, "status", "conditions")
-	for _, item := range list {
-		c, ok := item.(map[string]any)
-		if !ok || c["status"] != "True" {
+// Saw tells what a read of one of the Others gave, so that only what comes
+// later counts as a change. For others who read it before it may be one.
+func (w *Watcher) Saw(t Tenant, ref Ref, o metav1.Object) {
+	l := w.liveOf(o, nil)
+	w.mu.Lock()
+	var wake []types.NamespacedName
+	if s := w.scopes[namedKey(t, ref)]; s != nil {
+		wake = w.answered(s, ref.ID, l, t.Owner)
+	}
+	w.mu.Unlock()
+	w.wakeAll(wake)
+}
+
+// observed takes in an object that an answer of the API server held.
+func (w *Watcher) observed(t Tenant, ref Ref, u *unstructured.Unstructured) Live {
+	l := w.liveOf(u, u)
+	l.judge(u, w.rulesOf(t, ref, l.Owner))
+	w.mu.Lock()
+	var wake []types.NamespacedName
+	for _, key := range []scopeKey{w.keyOf(t, ref), namedKey(t, ref)} {
+		if s := w.scopes[key]; s != nil {
+			wake = append(wake, w.answered(s, ref.ID, l, t.Owner)...)
+		}
+	}
+	l = l.seenBy(t.Owner, w.owners[t.Owner], ref.GroupKind)
+	w.mu.Unlock()
+	w.wakeAll(wake)
+	return l
+}
+
+// rulesOf are the rules of whoever may ask for an object that was answered.
+func (w *Watcher) rulesOf(t Tenant, ref Ref, label types.NamespacedName) map[types.NamespacedName]Rule {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	owners := []types.NamespacedName{t.Owner}
+	for _, key := range []scopeKey{w.keyOf(t, ref), namedKey(t, ref)} {
+		if s := w.scopes[key]; s != nil {
+			owners = append(owners, s.judges(label)...)
+		}
+	}
+	return w.rules(owners, ref.GroupKind)
+}
+
+func (w *Watcher) rules(owners []types.NamespacedName, gk schema.GroupKind) map[types.NamespacedName]Rule {
+	var out map[types.NamespacedName]Rule
+	for _, owner := range owners {
+		t := w.owners[owner]
+		if t == nil {
 			continue
 		}
-		message, _ := c["message"].(string)
-		switch c["type"] {
-		case "Complete":
-			return Current, "Job completed"
-		case "Failed":
-			return Failed, "Job failed: " + message
+		if rule, ok := t.judge[gk]; ok {
+			if out == nil {
+				out = map[types.NamespacedName]Rule{}
+			}
+			out[owner] = rule
 		}
 	}
-	return InProgress, "Job in progress"
+	return out
 }
 
-// Plain are kinds without a status that matters: their metadata is enough.
-func Plain(gk schema.GroupKind) bool {
-	switch gk.Group {
-	case "":
-		switch gk.Kind {
-		case "ConfigMap", "Secret", "ServiceAccount", "Namespace", "LimitRange", "ResourceQuota", "Endpoints":
-			return true
-		}
-	case "rbac.authorization.k8s.io", "scheduling.k8s.io", "storage.k8s.io", "node.k8s.io", "admissionregistration.k8s.io":
-		return true
-	case "networking.k8s.io":
-		return gk.Kind == "NetworkPolicy" || gk.Kind == "IngressClass"
+// answered puts what an answer to somebody held into a scope, and lists the
+// others whom that concerns: the watch, which comes after it with the same
+// version, tells them nothing new then. What the watch has passed already is
+// over.
+func (w *Watcher) answered(s *scope, id ID, l Live, to types.NamespacedName) []types.NamespacedName {
+	if !s.live[id].Exists && (l.ResourceVersion == s.at || olderThan(l.ResourceVersion, s.at)) {
+		return nil
 	}
-	return false
+	if s.key.name == "" && (l.Owner.Name == "" || l.Owner.Namespace != s.key.owners) {
+		return nil // the watch does not see it, and would not tell how it goes on
+	}
+	wake := w.take(s, id, l)
+	if !s.synced {
+		return nil // the first list wakes all
+	}
+	return slices.DeleteFunc(wake, func(owner types.NamespacedName) bool { return owner == to })
+}
+
+// take puts what is known of an object into a scope, unless more is known, and
+// lists whom the change concerns.
+func (w *Watcher) take(s *scope, id ID, l Live) []types.NamespacedName {
+	old := s.live[id]
+	if olderThan(l.ResourceVersion, old.ResourceVersion) {
+		return nil
+	}
+	if old.ResourceVersion == l.ResourceVersion && old.Exists {
+		verdicts := together(old.verdicts, l.verdicts)
+		l = old
+		l.verdicts = verdicts
+	}
+	s.live[id] = l
+	return slices.DeleteFunc(w.concerned(s, id, l.Owner), func(owner types.NamespacedName) bool { return !w.matters(owner, id, old, l) })
+}
+
+// together are the verdicts on one version; one that is not decided takes the
+// place of none.
+func together(before, now map[types.NamespacedName]verdict) map[types.NamespacedName]verdict {
+	if len(before) == 0 {
+		return now
+	}
+	all := maps.Clone(before) // others read it
+	for owner, v := range now {
+		if old, ok := before[owner]; !ok || v.decided || old.rule != v.rule {
+			all[owner] = v
+		}
+	}
+	return all
+}
+
+// changed takes in an event and wakes whom it concerns.
+func (w *Watcher) changed(s *scope, id ID, o metav1.Object, full *unstructured.Unstructured) {
+	w.mu.Lock()
+	if seen := s.live[id].ResourceVersion; seen == o.GetResourceVersion() || olderThan(o.GetResourceVersion(), seen) {
+		s.reached(o.GetResourceVersion())
+		w.mu.Unlock()
+		return // it came with the answer to a request of ours
+	}
+	rules := w.rules(s.judges(w.ownerOf(o)), id.GroupKind)
+	w.mu.Unlock()
+
+	l := w.liveOf(o, full) // the expensive part
+	l.judge(full, rules)
+
+	w.mu.Lock()
+	s.reached(l.ResourceVersion)
+	wake := w.take(s, id, l)
+	w.mu.Unlock()
+	w.wakeAll(wake)
+}
+
+// gone takes in a deletion, or that an object lost its labels.
+func (w *Watcher) gone(s *scope, id ID, version string) {
+	w.mu.Lock()
+	s.reached(version)
+	old, ok := s.live[id]
+	if !ok || olderThan(version, old.ResourceVersion) {
+		w.mu.Unlock()
+		return
+	}
+	delete(s.live, id)
+	wake := w.concerned(s, id, old.Owner)
+	for _, owner := range wake {
+		w.owners[owner].ended(id, old)
+	}
+	w.mu.Unlock()
+	w.wakeAll(wake)
+}
+
+func (w *Watcher) wakeAll(owners []types.NamespacedName) {
+	for _, owner := range owners {
+		w.wake(owner)
+	}
+}
+
+func (w *Watcher) ownerOf(o metav1.Object) types.NamespacedName {
+	labels := o.GetLabels()
+	return types.NamespacedName{Namespace: labels[w.group+"/"+labelNamespace], Name: labels[w.group+"/"+labelName]}
 }
 
 // olderThan compares resource versions, which are numbers; what is no number
@@ -225,25 +350,4 @@ func olderThan(a, b string) bool {
 	}
 	y, err := strconv.ParseUint(b, 10, 64)
 	return err == nil && x < y
-}
-
-// patience bounds one look at an object by a user's expressions. Usual ones
-// take microseconds; one that multiplies lists must not hold a worker.
-const patience = 500 * time.Millisecond
-
-// Expressed judges objects by a user's CEL expressions. An object is in
-// progress while they fail on it, and when they take longer than half a second.
-func Expressed(e *cel.StatusEvaluator) func(*unstructured.Unstructured) (Health, string) {
-	return func(u *unstructured.Unstructured) (Health, string) {
-		ctx, cancel := context.WithTimeout(context.Background(), patience)
-		defer cancel()
-		r, err := e.Evaluate(ctx, u)
-		switch {
-		case ctx.Err() != nil:
-			return InProgress, fmt.Sprintf("the health check expressions take longer than %s: make them cheaper", patience)
-		case err != nil:
-			return InProgress, err.Error()
-		}
-		return r.Status, r.Message
-	}
 }

@@ -3,6 +3,7 @@ package apply
 import (
 	"context"
 	"fmt"
+	"net/http"
 	"strings"
 	"testing"
 	"time"
@@ -38,6 +39,12 @@ type bed struct {
 
 func newBed(t *testing.T, rules ...rbacv1.PolicyRule) *bed {
 	t.Helper()
+	return newBedOver(t, nil, rules...)
+}
+
+// newBedOver is a tenant whose requests go over a line of the test.
+func newBedOver(t *testing.T, line func(http.RoundTripper) http.RoundTripper, rules ...rbacv1.PolicyRule) *bed {
+	t.Helper()
 	c := kubetest.Start(t)
 	admin, err := client.New(c.Config, client.Options{})
 	if err != nil {
@@ -62,7 +69,9 @@ func newBed(t *testing.T, rules ...rbacv1.PolicyRule) *bed {
 	if err != nil {
 		t.Fatal(err)
 	}
-	clients, err := tenant.New(c.Config, scheme.Scheme, mapper)
+	config := rest.CopyConfig(c.Config)
+	config.WrapTransport = line
+	clients, err := tenant.New(config, scheme.Scheme, mapper)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"time"
 
 	"github.com/go-logr/logr"
@@ -44,8 +46,29 @@ type scope struct {
 	live   map[ID]Live
 	// synced: listed once. blind: the tenant may not.
 	synced, blind bool
-	since         time.Time
-	cancel        context.CancelFunc
+	// at is the version that the watch has got to.
+	at     string
+	since  time.Time
+	cancel context.CancelFunc
+}
+
+// reached notes how far a watch has got.
+func (s *scope) reached(version string) {
+	if version != "" && !olderThan(version, s.at) {
+		s.at = version
+	}
+}
+
+// judges are the owners whose rules are asked about an object with an owner's
+// labels: those that may ask for its health.
+func (s *scope) judges(label types.NamespacedName) []types.NamespacedName {
+	if s.key.name != "" {
+		return slices.Collect(maps.Keys(s.users))
+	}
+	if s.users[label] {
+		return []types.NamespacedName{label}
+	}
+	return nil
 }
 
 func (w *Watcher) keyOf(t Tenant, ref Ref) scopeKey {
@@ -168,9 +191,9 @@ func (w *Watcher) judgeError(s *scope, namespaced bool, err error) error {
 	if !refused {
 		return err
 	}
-	w.mu.Lock()
-	defer w.mu.Unlock()
 	if namespaced && s.key.name == "" && s.key.namespace == "" && apierrors.IsForbidden(err) {
+		w.mu.Lock()
+		defer w.mu.Unlock()
 		w.narrow[s.key.family] = true
 		for owner := range s.users {
 			if t := w.owners[owner]; t != nil {
@@ -179,25 +202,24 @@ func (w *Watcher) judgeError(s *scope, namespaced bool, err error) error {
 		}
 		return err
 	}
-	w.blind(s)
+	w.blinded(s)
 	return err
 }
 
 // blinded marks a scope as not to be seen for now: its kind is not served.
 func (w *Watcher) blinded(s *scope) {
 	w.mu.Lock()
-	defer w.mu.Unlock()
-	w.blind(s)
+	wake := w.blind(s)
+	w.mu.Unlock()
+	w.wakeAll(wake)
 }
 
-func (w *Watcher) blind(s *scope) {
+func (w *Watcher) blind(s *scope) []types.NamespacedName {
 	if s.blind {
-		return
+		return nil
 	}
 	s.blind = true
-	for owner := range s.users {
-		w.wake(owner)
-	}
+	return slices.Collect(maps.Keys(s.users))
 }
 
 // store is where a reflector puts what it sees.
@@ -243,7 +265,7 @@ func (t *store) Replace(list []any, version string) error {
 	for _, id := range t.w.unlisted(t.s, listed) {
 		t.w.gone(t.s, id, version)
 	}
-	t.w.listed(t.s)
+	t.w.listed(t.s, version)
 	return nil
 }
 
@@ -274,18 +296,14 @@ func (w *Watcher) unlisted(s *scope, listed map[ID]bool) []ID {
 }
 
 // listed wakes everybody who waits for the first list.
-func (w *Watcher) listed(s *scope) {
+func (w *Watcher) listed(s *scope, version string) {
 	w.mu.Lock()
-	first := !s.synced
-	s.synced, s.blind = true, false
+	s.reached(version)
 	var wake []types.NamespacedName
-	if first {
-		for owner := range s.users {
-			wake = append(wake, owner)
-		}
+	if !s.synced {
+		wake = slices.Collect(maps.Keys(s.users))
 	}
+	s.synced, s.blind = true, false
 	w.mu.Unlock()
-	for _, owner := range wake {
-		w.wake(owner)
-	}
+	w.wakeAll(wake)
 }

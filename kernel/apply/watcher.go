@@ -3,12 +3,9 @@ package apply
 import (
 	"context"
 	"maps"
-	"slices"
 	"sync"
 	"time"
 
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/types"
 )
 
@@ -119,7 +116,7 @@ func (w *Watcher) Track(i Interest) {
 	if t.tenant.Identity != i.Identity {
 		clear(t.receipts)
 	}
-	t.tenant, t.judge, t.versions = i.Tenant, i.Judge, i.Versions
+	t.tenant, t.judge, t.versions = i.Tenant, i.Judge.since(t.judge), i.Versions
 	t.refs, t.others = byID(i.Objects), byID(i.Others)
 	maps.DeleteFunc(t.receipts, func(id ID, _ receipt) bool { _, ok := t.refs[id]; return !ok })
 	maps.DeleteFunc(t.fights, func(id ID, _ *corrections) bool { _, ok := t.refs[id]; return !ok })
@@ -157,13 +154,13 @@ func (w *Watcher) retarget(owner types.NamespacedName, t *tracked) {
 	for _, ref := range t.others {
 		need[namedKey(t.tenant, ref)] = true
 	}
+	for key := range need { // first, so that what is known of the kind stays
+		w.join(owner, t, key)
+	}
 	for key := range t.scopes {
 		if !need[key] {
 			w.leave(owner, key)
 		}
-	}
-	for key := range need {
-		w.join(owner, t, key)
 	}
 	t.scopes = need
 }
@@ -212,16 +209,6 @@ func (w *Watcher) Blind(owner types.NamespacedName) []Ref {
 	return out
 }
 
-// Saw tells what a read of one of the Others gave, so that only what comes
-// later counts as a change.
-func (w *Watcher) Saw(t Tenant, ref Ref, o metav1.Object) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	if s := w.scopes[namedKey(t, ref)]; s != nil && !olderThan(o.GetResourceVersion(), s.live[ref.ID].ResourceVersion) {
-		s.live[ref.ID] = w.liveOf(o, nil, nil)
-	}
-}
-
 // Live gives what is known of an object; known is false when it is not watched
 // (yet). An object known not to exist is the zero Live.
 func (w *Watcher) Live(t Tenant, ref Ref) (l Live, known bool) {
@@ -231,37 +218,23 @@ func (w *Watcher) Live(t Tenant, ref Ref) (l Live, known bool) {
 	return l, s != nil && !s.blind && (s.synced || l.Exists)
 }
 
-// find prefers the watch by labels, and falls back to the one by name, which
-// sees objects without the labels too.
+// find looks where the owner is woken from: an owner that waits for the object
+// by its name in the watch by name, which sees objects without the labels too,
+// and any other in that by labels. In the other one it might find what is over,
+// and would not be told so.
 func (w *Watcher) find(t Tenant, ref Ref) (Live, *scope) {
-	s := w.scopes[w.keyOf(t, ref)]
-	if s != nil && s.live[ref.ID].Exists {
-		return s.live[ref.ID], s
-	}
-	if named := w.scopes[namedKey(t, ref)]; named != nil {
-		s = named
+	s := w.scopes[namedKey(t, ref)]
+	if s == nil || !s.users[t.Owner] || !s.synced || s.blind {
+		if labelled := w.scopes[w.keyOf(t, ref)]; labelled != nil {
+			s = labelled
+		} else if s != nil && !s.users[t.Owner] {
+			s = nil
+		}
 	}
 	if s == nil {
 		return Live{}, nil
 	}
-	return s.live[ref.ID], s
-}
-
-// observed takes in an object that an answer of the API server held.
-func (w *Watcher) observed(t Tenant, ref Ref, u *unstructured.Unstructured) Live {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	var judge Judge
-	if o := w.owners[t.Owner]; o != nil {
-		judge = o.judge
-	}
-	l := w.liveOf(u, u, judge)
-	for _, key := range []scopeKey{w.keyOf(t, ref), namedKey(t, ref)} {
-		if s := w.scopes[key]; s != nil && !olderThan(l.ResourceVersion, s.live[ref.ID].ResourceVersion) {
-			s.live[ref.ID] = l
-		}
-	}
-	return l
+	return s.live[ref.ID].seenBy(t.Owner, w.owners[t.Owner], ref.GroupKind), s
 }
 
 func (w *Watcher) receipt(owner types.NamespacedName, id ID) receipt {
@@ -305,60 +278,6 @@ func (w *Watcher) Undisturbed(owner types.NamespacedName) bool {
 	return true
 }
 
-// changed takes in an event and wakes whom it concerns.
-func (w *Watcher) changed(s *scope, id ID, o metav1.Object, full *unstructured.Unstructured) {
-	w.mu.Lock()
-	if seen := s.live[id].ResourceVersion; seen == o.GetResourceVersion() || olderThan(o.GetResourceVersion(), seen) {
-		w.mu.Unlock()
-		return // it came with the answer to our own write
-	}
-	var judge Judge
-	for _, owner := range w.concerned(s, id, w.ownerOf(o)) {
-		judge = w.owners[owner].judge
-	}
-	w.mu.Unlock()
-
-	l := w.liveOf(o, full, judge) // the expensive part
-
-	w.mu.Lock()
-	old := s.live[id]
-	if olderThan(l.ResourceVersion, old.ResourceVersion) {
-		w.mu.Unlock()
-		return
-	}
-	s.live[id] = l
-	wake := w.concerned(s, id, l.Owner)
-	wake = slices.DeleteFunc(wake, func(owner types.NamespacedName) bool { return !w.matters(owner, id, old, l) })
-	w.mu.Unlock()
-	for _, owner := range wake {
-		w.wake(owner)
-	}
-}
-
-func (w *Watcher) ownerOf(o metav1.Object) types.NamespacedName {
-	labels := o.GetLabels()
-	return types.NamespacedName{Namespace: labels[w.group+"/"+labelNamespace], Name: labels[w.group+"/"+labelName]}
-}
-
-// gone takes in a deletion, or that an object lost its labels.
-func (w *Watcher) gone(s *scope, id ID, version string) {
-	w.mu.Lock()
-	old, ok := s.live[id]
-	if !ok || olderThan(version, old.ResourceVersion) {
-		w.mu.Unlock()
-		return
-	}
-	delete(s.live, id)
-	wake := w.concerned(s, id, old.Owner)
-	for _, owner := range wake {
-		w.owners[owner].ended(id, old)
-	}
-	w.mu.Unlock()
-	for _, owner := range wake {
-		w.wake(owner)
-	}
-}
-
 // concerned lists the owners that track an object in a scope.
 func (w *Watcher) concerned(s *scope, id ID, label types.NamespacedName) []types.NamespacedName {
 	if s.key.name == "" {
@@ -378,11 +297,17 @@ func (w *Watcher) concerned(s *scope, id ID, label types.NamespacedName) []types
 	return out
 }
 
+// matters reports whether a change is worth a look of an owner. A version that
+// its own rule has not told about is.
 func (w *Watcher) matters(owner types.NamespacedName, id ID, old, l Live) bool {
+	t := w.owners[owner]
+	old, l = old.seenBy(owner, t, id.GroupKind), l.seenBy(owner, t, id.GroupKind)
+	if l.Unjudged && old.ResourceVersion != l.ResourceVersion {
+		return true
+	}
 	if old.Health != l.Health || old.Exists != l.Exists || old.Deleting != l.Deleting || !maps.Equal(old.Steering, l.Steering) {
 		return true
 	}
-	t := w.owners[owner]
 	if c := t.fights[id]; c != nil && w.now().Before(c.until) {
 		return false // it is looked at again then
 	}
