@@ -201,7 +201,7 @@ func (l *loop) tenantOf(k *kustomizev1.Kustomization) (apply.Tenant, error) {
 
 // seeLive watches what the inventory holds before anything is written, so that
 // an object that asks to be left alone is, after a restart too.
-func (l *loop) seeLive(_ context.Context, s *scope) error {
+func (l *loop) seeLive(ctx context.Context, s *scope) error {
 	s.refs, s.foreign = s.known.refs, s.known.foreign
 	if s.refs == nil {
 		s.refs = apply.Refs(s.obj.Status.Inventory)
@@ -211,7 +211,22 @@ func (l *loop) seeLive(_ context.Context, s *scope) error {
 	if !l.watcher.Synced(s.key) && (s.known.generation == 0 || s.known.restored) && len(s.refs) > 0 {
 		return phase.Quietly(listPatience, errors.New("the live objects are not listed yet"))
 	}
-	return nil
+	return l.reach(ctx, s)
+}
+
+// reach asks for one object when watches have been broken for long, so that a
+// cluster that does not answer holds a worker for one request, not for all.
+func (l *loop) reach(ctx context.Context, s *scope) error {
+	ref, lost := l.watcher.Lost(s.key)
+	if !lost {
+		return nil
+	}
+	_, err := l.watcher.Get(ctx, s.tenant, ref)
+	var answered *apply.ObjectError
+	if err == nil || errors.As(err, &answered) || !apply.Transient(err) {
+		return nil // there is somebody who answers, and the apply says what
+	}
+	return phase.Transient(meta.ReconciliationFailedReason, fmt.Errorf("the live objects are not seen any more: %w", err))
 }
 
 func (l *loop) track(s *scope, refs []apply.Ref) {

@@ -44,12 +44,14 @@ type scope struct {
 	access *tenant.Access
 	users  map[types.NamespacedName]bool
 	live   map[ID]Live
-	// synced: listed once. blind: the tenant may not.
+	// synced: listed once. blind: the tenant may not, or the watch is broken.
 	synced, blind bool
 	// at is the version that the watch has got to.
-	at     string
-	since  time.Time
-	cancel context.CancelFunc
+	at    string
+	since time.Time
+	// failing is since when the watch has been broken; zero while it is not.
+	failing time.Time
+	cancel  context.CancelFunc
 }
 
 // reached notes how far a watch has got.
@@ -176,34 +178,74 @@ func (w *Watcher) listWatch(s *scope, m *meta.RESTMapping) *cache.ListWatch {
 		WatchFuncWithContext: func(ctx context.Context, o metav1.ListOptions) (watch.Interface, error) {
 			options(&o)
 			got, err := follow(ctx, o)
+			if err == nil && o.SendInitialEvents == nil { // else a list comes first, and may fail
+				w.recovered(s)
+			}
 			return got, w.judgeError(s, namespaced, err)
 		},
 	}
 }
 
-// judgeError goes from the whole cluster to namespaces when the tenant may not
-// see the whole, and marks the scope as blind when that is not the way out.
+// patienceWithWatch is how long a watch may be broken before what it told last
+// counts for nothing.
+const patienceWithWatch = time.Minute
+
+// judgeError looks at why a list or a watch failed.
 func (w *Watcher) judgeError(s *scope, namespaced bool, err error) error {
 	if err == nil || errors.Is(err, context.Canceled) {
 		return err
 	}
+	w.mu.Lock()
+	wake := w.failed(s, namespaced, err)
+	w.mu.Unlock()
+	w.wakeAll(wake)
+	return err
+}
+
+// failed goes from the whole cluster to namespaces when the tenant may not see
+// the whole, and marks the scope as blind when that is not the way out, or the
+// watch has been broken for long: its owners ask the API server then, and say
+// what it says. A server that is too busy for us is left to its work.
+func (w *Watcher) failed(s *scope, namespaced bool, err error) []types.NamespacedName {
 	refused := apierrors.IsForbidden(err) || apierrors.IsNotFound(err) || apierrors.IsMethodNotSupported(err) || apierrors.IsUnauthorized(err)
-	if !refused {
-		return err
-	}
-	if namespaced && s.key.name == "" && s.key.namespace == "" && apierrors.IsForbidden(err) {
-		w.mu.Lock()
-		defer w.mu.Unlock()
+	switch {
+	case w.scopes[s.key] != s || apierrors.IsTooManyRequests(err):
+		return nil
+	case namespaced && s.key.name == "" && s.key.namespace == "" && apierrors.IsForbidden(err):
 		w.narrow[s.key.family] = true
 		for owner := range s.users {
 			if t := w.owners[owner]; t != nil {
 				w.retarget(owner, t)
 			}
 		}
-		return err
+		return nil
+	case refused:
+		return w.blind(s)
+	case s.failing.IsZero():
+		s.failing = w.now()
 	}
-	w.blinded(s)
-	return err
+	if w.now().Sub(s.failing) < patienceWithWatch {
+		return nil
+	}
+	return w.blind(s)
+}
+
+// recovered notes that a watch works, and wakes those who had to do without.
+func (w *Watcher) recovered(s *scope) {
+	w.mu.Lock()
+	wake := w.works(s)
+	w.mu.Unlock()
+	w.wakeAll(wake)
+}
+
+func (w *Watcher) works(s *scope) []types.NamespacedName {
+	lost := s.blind && !s.failing.IsZero()
+	s.failing = time.Time{}
+	if !lost {
+		return nil
+	}
+	s.blind = false
+	return slices.Collect(maps.Keys(s.users))
 }
 
 // blinded marks a scope as not to be seen for now: its kind is not served.
@@ -299,7 +341,7 @@ func (w *Watcher) unlisted(s *scope, listed map[ID]bool) []ID {
 func (w *Watcher) listed(s *scope, version string) {
 	w.mu.Lock()
 	s.reached(version)
-	var wake []types.NamespacedName
+	wake := w.works(s)
 	if !s.synced {
 		wake = slices.Collect(maps.Keys(s.users))
 	}

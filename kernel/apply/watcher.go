@@ -209,6 +209,30 @@ func (w *Watcher) Blind(owner types.NamespacedName) []Ref {
 	return out
 }
 
+// Lost gives a tracked object whose watch has been broken for long: where nobody
+// answers, one request shows it as well as a thousand.
+func (w *Watcher) Lost(owner types.NamespacedName) (Ref, bool) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	t := w.owners[owner]
+	if t == nil {
+		return Ref{}, false
+	}
+	for key := range t.scopes {
+		if s := w.scopes[key]; s == nil || !s.blind || s.failing.IsZero() {
+			continue
+		}
+		for _, refs := range []map[ID]Ref{t.refs, t.others} {
+			for _, ref := range refs {
+				if key == w.keyOf(t.tenant, ref) || key == namedKey(t.tenant, ref) {
+					return ref, true
+				}
+			}
+		}
+	}
+	return Ref{}, false
+}
+
 // Live gives what is known of an object; known is false when it is not watched
 // (yet). An object known not to exist is the zero Live.
 func (w *Watcher) Live(t Tenant, ref Ref) (l Live, known bool) {

@@ -1,10 +1,13 @@
 package apply
 
 import (
+	"errors"
 	"slices"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/types"
 
@@ -261,4 +264,55 @@ func TestAnotherRuleIsAsked(t *testing.T) {
 	}
 	s.observed(of("b"), webRef, web("2", ""))
 	s.sees("b", Current)
+}
+
+// TestBrokenWatches: what a watch told that has been broken for long counts for
+// nothing, and its owners look for themselves.
+func TestBrokenWatches(t *testing.T) {
+	s := newStill(t)
+	now := time.Now()
+	s.now = func() time.Time { return now }
+	s.owns("a", nil)
+	s.lists("1")
+	l := s.observed(of("a"), webRef, web("2", "a"))
+	s.setReceipt(of("a").Owner, webRef.ID, receipt{want: "w", fields: l.Fields, uid: l.UID})
+	scope, broken := s.scopes[labelled], apierrors.NewInternalError(errors.New("conversion webhook is down"))
+	trusted := func(why string, want bool) {
+		t.Helper()
+		_, known := s.Live(of("a"), webRef)
+		_, lost := s.Lost(of("a").Owner)
+		if s.Undisturbed(of("a").Owner) != want || known != want || lost == want || len(s.Blind(of("a").Owner)) == 0 != want {
+			t.Errorf("%s: trusted is not %v", why, want)
+		}
+	}
+	fails := func(err error, after time.Duration) {
+		now = now.Add(after)
+		_ = s.judgeError(scope, true, err)
+	}
+	trusted("at first", true)
+	fails(apierrors.NewTooManyRequests("later", 1), 0)
+	fails(apierrors.NewTooManyRequests("later", 1), 2*patienceWithWatch)
+	trusted("a busy server is no broken watch", true)
+	fails(broken, 0)
+	fails(errors.New("dial tcp: i/o timeout"), patienceWithWatch-1)
+	s.recovered(scope)
+	fails(broken, time.Second)
+	s.wakes("it came again in time")
+	trusted("it came again in time", true)
+	fails(broken, patienceWithWatch)
+	fails(broken, patienceWithWatch)
+	s.wakes("once", "a")
+	trusted("broken", false)
+	if !s.Synced(of("a").Owner) {
+		t.Error("a broken watch is waited for")
+	}
+	s.recovered(scope)
+	s.wakes("it works again", "a")
+	trusted("it works again", true)
+	fails(broken, 0)
+	fails(broken, patienceWithWatch)
+	s.woken = nil
+	s.listed(scope, "3")
+	s.wakes("a list is as good", "a")
+	trusted("listed", true)
 }
