@@ -73,9 +73,16 @@ func (s *scope) judges(label types.NamespacedName) []types.NamespacedName {
 	return nil
 }
 
+// kind is a family that is watched by labels.
+type kind struct {
+	scopes int
+	// narrow: by namespace, since the tenant may not see the whole cluster.
+	narrow bool
+}
+
 func (w *Watcher) keyOf(t Tenant, ref Ref) scopeKey {
 	k := scopeKey{family: family{identity: t.Identity, owners: t.Owner.Namespace, gvk: ref.GVK()}}
-	if w.narrow[k.family] {
+	if w.kinds[k.family].narrow {
 		k.namespace = ref.Namespace
 	}
 	return k
@@ -93,6 +100,7 @@ func (w *Watcher) join(owner types.NamespacedName, t *tracked, key scopeKey) {
 	if s == nil {
 		s = &scope{key: key, access: t.tenant.Access, users: map[types.NamespacedName]bool{}, live: map[ID]Live{}, since: w.now()}
 		w.scopes[key] = s
+		w.count(key, 1)
 		if w.base != nil {
 			w.launch(s)
 		}
@@ -110,8 +118,23 @@ func (w *Watcher) leave(owner types.NamespacedName, key scopeKey) {
 		return
 	}
 	delete(w.scopes, key)
+	w.count(key, -1)
 	if s.cancel != nil {
 		s.cancel()
+	}
+}
+
+// count keeps what is known of a kind for as long as it is watched: tenants come
+// and go, and what they may see changes.
+func (w *Watcher) count(key scopeKey, n int) {
+	if key.name != "" {
+		return
+	}
+	k := w.kinds[key.family]
+	k.scopes += n
+	w.kinds[key.family] = k
+	if k.scopes == 0 {
+		delete(w.kinds, key.family)
 	}
 }
 
@@ -212,7 +235,9 @@ func (w *Watcher) failed(s *scope, namespaced bool, err error) []types.Namespace
 	case w.scopes[s.key] != s || apierrors.IsTooManyRequests(err):
 		return nil
 	case namespaced && s.key.name == "" && s.key.namespace == "" && apierrors.IsForbidden(err):
-		w.narrow[s.key.family] = true
+		k := w.kinds[s.key.family]
+		k.narrow = true
+		w.kinds[s.key.family] = k
 		for owner := range s.users {
 			if t := w.owners[owner]; t != nil {
 				w.retarget(owner, t)

@@ -27,7 +27,9 @@ type Watcher struct {
 	base   context.Context
 	owners map[types.NamespacedName]*tracked
 	scopes map[scopeKey]*scope
-	narrow map[family]bool
+	// kinds counts the watches by labels, and says of which kinds a tenant may not
+	// see the whole cluster.
+	kinds map[family]kind
 }
 
 // tracked is what is known about one owner.
@@ -73,7 +75,7 @@ func NewWatcher(manager, group string, wake func(types.NamespacedName)) *Watcher
 	return &Watcher{
 		manager: manager, group: group, wake: wake, now: time.Now,
 		predecessors: []string{"kubectl", "before-first-apply"},
-		owners:       map[types.NamespacedName]*tracked{}, scopes: map[scopeKey]*scope{}, narrow: map[family]bool{},
+		owners:       map[types.NamespacedName]*tracked{}, scopes: map[scopeKey]*scope{}, kinds: map[family]kind{},
 	}
 }
 

@@ -9,6 +9,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
 
 	"headwater.dev/kernel/tenant"
@@ -315,4 +316,30 @@ func TestBrokenWatches(t *testing.T) {
 	s.listed(scope, "3")
 	s.wakes("a list is as good", "a")
 	trusted("listed", true)
+}
+
+// TestTenantsComeAndGo: nothing is kept of kinds that nobody watches, and who
+// comes again may be allowed more.
+func TestTenantsComeAndGo(t *testing.T) {
+	s := newStill(t)
+	s.owns("a", nil)
+	s.owns("b", nil)
+	wide, narrow := s.scopes[labelled], labelled
+	narrow.namespace = "n"
+	forbidden := apierrors.NewForbidden(schema.GroupResource{Resource: "sites"}, "", nil)
+	_ = s.judgeError(wide, true, forbidden)
+	if len(s.scopes) != 1 || s.scopes[narrow] == nil || len(s.scopes[narrow].users) != 2 {
+		t.Fatalf("scopes %v", s.scopes)
+	}
+	s.Forget(of("a").Owner)
+	s.waits("b", nil)
+	s.owns("b", nil)
+	_ = s.judgeError(wide, true, forbidden) // late
+	s.Forget(of("b").Owner)
+	if len(s.scopes)+len(s.kinds) != 0 {
+		t.Errorf("left behind: %v, %v", s.scopes, s.kinds)
+	}
+	if s.owns("a", nil); s.scopes[labelled] == nil {
+		t.Error("the whole cluster is not tried again")
+	}
 }

@@ -21,9 +21,9 @@ import (
 )
 
 const (
-	// remoteIdle is how long the connections to a cluster that nobody asks for
-	// are kept.
-	remoteIdle = time.Hour
+	// idle is how long the connections to a cluster, and an identity, are kept
+	// that nobody asks for.
+	idle = time.Hour
 	// dialTimeout and answerTimeout bound how long a cluster that does not
 	// answer holds a worker.
 	dialTimeout   = 10 * time.Second
@@ -87,7 +87,7 @@ func (c *Clients) At(to Cluster, id Identity) (*Access, error) {
 // dropIdle forgets clusters. Who still holds an Access of one can go on.
 func (c *Clients) dropIdle() {
 	for key, r := range c.remotes {
-		if c.now().Sub(r.used) < remoteIdle {
+		if c.now().Sub(r.used) < idle {
 			continue
 		}
 		delete(c.remotes, key)

@@ -56,7 +56,7 @@ type Access struct {
 	Discovery discovery.CachedDiscoveryInterface
 }
 
-// Clients makes an Access per identity and keeps it.
+// Clients makes an Access per identity and keeps it while it is used.
 type Clients struct {
 	home   cluster
 	scheme *runtime.Scheme
@@ -64,6 +64,7 @@ type Clients struct {
 
 	mu      sync.Mutex
 	made    map[Identity]*Access
+	used    map[Identity]time.Time // of those in this cluster
 	remotes map[string]*remote
 }
 
@@ -82,7 +83,7 @@ func New(config *rest.Config, scheme *runtime.Scheme, mapper meta.RESTMapper) (*
 	return &Clients{
 		home:   cluster{config: config, base: base, mapper: mapper, discovery: memory.NewMemCacheClient(d)},
 		scheme: scheme, now: time.Now,
-		made: map[Identity]*Access{}, remotes: map[string]*remote{},
+		made: map[Identity]*Access{}, used: map[Identity]time.Time{}, remotes: map[string]*remote{},
 	}, nil
 }
 
@@ -102,15 +103,28 @@ func (c *Clients) Own() (*Access, error) { return c.access(Identity{}) }
 func (c *Clients) access(id Identity) (*Access, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	c.used[id] = c.now()
 	if a, ok := c.made[id]; ok {
 		return a, nil
 	}
+	c.forgetIdle()
 	a, err := c.open(c.home, id)
 	if err != nil {
 		return nil, err
 	}
 	c.made[id] = a
 	return a, nil
+}
+
+// forgetIdle forgets identities of this cluster that nobody has asked for in an
+// hour: namespaces come and go. Who still holds an Access can go on.
+func (c *Clients) forgetIdle() {
+	for id, used := range c.used {
+		if c.now().Sub(used) >= idle {
+			delete(c.used, id)
+			delete(c.made, id)
+		}
+	}
 }
 
 func (c *Clients) open(at cluster, id Identity) (*Access, error) {
