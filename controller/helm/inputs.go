@@ -185,7 +185,7 @@ func (l *loop) awaitDependencies(ctx context.Context, s *scope) error {
 	if err != nil {
 		return phase.Stalled(v2.DependencyNotReadyReason, err)
 	}
-	get := func(key depend.Key) (depend.Object, error) { return depend.Get(ctx, l.client, key) }
+	get := func(key depend.Key) (depend.Object, error) { return depend.Get(ctx, l.all, key) }
 	if cycle := depend.Cycle(s.hr, get); cycle != "" {
 		return phase.Stalled(v2.DependencyNotReadyReason, fmt.Errorf("dependency cycle %s: remove one of these dependsOn", cycle))
 	}
@@ -215,7 +215,7 @@ func dependencyName(key depend.Key) string {
 
 func (l *loop) dependencyUnready(ctx context.Context, hr *v2.HelmRelease, ref depend.Ref) (string, error) {
 	name := dependencyName(ref.Key)
-	dep, err := depend.Get(ctx, l.client, ref.Key)
+	dep, err := depend.Get(ctx, l.all, ref.Key)
 	if apierrors.IsNotFound(err) || apimeta.IsNoMatchError(err) {
 		return fmt.Sprintf("dependency '%s' is not found", name), nil
 	}

@@ -24,6 +24,7 @@ import (
 // loop is what all reconciles share.
 type loop struct {
 	client  client.Client
+	all     client.Reader // see host.All
 	tenants *tenant.Clients
 	reader  artifact.Reader
 	events  *event.Recorder

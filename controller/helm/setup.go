@@ -45,7 +45,7 @@ func Setup(ctx context.Context, h *host.Host) error {
 	}
 	wake := make(chan event.GenericEvent, 1024)
 	l := &loop{
-		client: h.Manager.GetClient(), tenants: h.Tenants, reader: h.Reader, events: events,
+		client: h.Manager.GetClient(), all: h.All(), tenants: h.Tenants, reader: h.Reader, events: events,
 		cache: release.NewCache(), watcher: apply.NewWatcher(fieldOwner, v2.GroupVersion.Group, waker(ctx, wake)), ledger: newLedger(), render: &renderer{}, now: time.Now,
 		noCrossNamespace:  h.Options.NoCrossNamespaceRefs,
 		defaultIdentity:   h.Options.DefaultServiceAccount,

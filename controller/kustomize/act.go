@@ -376,10 +376,11 @@ func (l *loop) gone(key types.NamespacedName) {
 }
 
 // owned reports whether an object with other's labels must be left to it: the
-// Kustomization exists, in another tenant's namespace.
+// Kustomization exists, in another tenant's namespace, whichever shard it is of.
+// What cannot be read is not taken for gone.
 func (l *loop) owned(mine, other types.NamespacedName) bool {
 	if !l.options.NoCrossNamespaceRefs || mine.Namespace == other.Namespace {
 		return false
 	}
-	return l.client.Get(context.Background(), other, &kustomizev1.Kustomization{}) == nil // from the cache
+	return !apierrors.IsNotFound(l.all.Get(context.Background(), other, &kustomizev1.Kustomization{}))
 }

@@ -127,7 +127,7 @@ func (l *loop) checkDependencies(ctx context.Context, s *scope) error {
 	if len(refs) == 0 {
 		return nil
 	}
-	get := func(key depend.Key) (depend.Object, error) { return depend.Get(ctx, l.client, key) }
+	get := func(key depend.Key) (depend.Object, error) { return depend.Get(ctx, l.all, key) }
 	if cycle := depend.Cycle(s.obj, get); cycle != "" {
 		return phase.Stalled(meta.DependencyNotReadyReason, fmt.Errorf("dependency cycle %s: remove one of these dependsOn", cycle))
 	}

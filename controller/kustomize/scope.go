@@ -26,6 +26,7 @@ import (
 type loop struct {
 	client  client.Client
 	live    client.Reader
+	all     client.Reader // see host.All
 	tenants *tenant.Clients
 	reader  artifact.Reader
 	events  *event.Recorder

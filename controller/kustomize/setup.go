@@ -56,7 +56,7 @@ func Setup(ctx context.Context, h *host.Host) error {
 		return err
 	}
 	l := &loop{
-		client: h.Manager.GetClient(), live: h.Manager.GetAPIReader(), tenants: h.Tenants, reader: h.Reader, clouds: h.Cloud,
+		client: h.Manager.GetClient(), live: h.Manager.GetAPIReader(), all: h.All(), tenants: h.Tenants, reader: h.Reader, clouds: h.Cloud,
 		events: events, options: h.Options, memory: newMemory(), store: store{filepath.Join(h.Options.StoragePath, "kustomizations")}, wakes: &wakes{}, now: time.Now,
 	}
 	l.watcher = apply.NewWatcher(fieldOwner, group, l.wakes.wake)
