@@ -158,15 +158,18 @@ func (w *world) lanes(t *testing.T, ctx context.Context, running *sync.WaitGroup
 	var all []*lane
 	for i := range lanes {
 		l := &lane{user: w.user(t), kept: map[string]bool{}, delivered: map[string]int64{}}
-		if _, err := client.Put[any](ctx, l.user, l.user.GroupID(group), client.VersionCore, map[string]any{"location": "local"}); err != nil {
-			t.Fatal(err)
+		// The balancer may have sent a hub away that was slow to say that it is ready.
+		put := func(id, version string, body map[string]any) {
+			eventually(t, time.Minute, func() error {
+				_, err := client.Put[any](ctx, l.user, id, version, body)
+				return err
+			})
 		}
+		put(l.user.GroupID(group), client.VersionCore, map[string]any{"location": "local"})
 		l.cluster = l.user.ClusterID(group, "Microsoft.Kubernetes", "connectedClusters", fmt.Sprintf("lane-%d", i))
 		body := map[string]any{"location": "local", "properties": map[string]any{
 			"agentPublicKeyCertificate": base64.StdEncoding.EncodeToString(x509.MarshalPKCS1PublicKey(&w.key.PublicKey))}}
-		if _, err := client.Put[any](ctx, l.user, l.cluster, client.VersionCluster, body); err != nil {
-			t.Fatal(err)
-		}
+		put(l.cluster, client.VersionCluster, body)
 		up, err := uplink.New(uplink.Config{Hub: w.url, CA: w.authority(t), Cluster: l.cluster, Key: w.key, Log: logr.Discard(),
 			Desired:   func(d link.Desired) { l.take(d) },
 			Heartbeat: func(context.Context) link.Heartbeat { return link.Heartbeat{AgentVersion: "1.0.0"} }})

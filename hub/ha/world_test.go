@@ -335,8 +335,10 @@ func (b *balancer) serve(c net.Conn) {
 }
 
 // eventually repeats until done is content.
+// eventually waits for a minute at the least: the machine may be busy with other things.
 func eventually(t *testing.T, patience time.Duration, done func() error) {
 	t.Helper()
+	patience = max(patience, time.Minute)
 	deadline := time.Now().Add(patience)
 	for {
 		err := done()

@@ -302,7 +302,7 @@ func oneOfMany(t *testing.T, s Subject) {
 func timeToLive(t *testing.T, s Subject) {
 	k, other := key(t, "a"), create(t, s, key(t, "b"))
 	start := time.Now()
-	const ttl = 2 * time.Second
+	const ttl = 6 * time.Second // longer than the writes take on a busy machine
 	r := mustPut(t, s, store.Put{Key: k, Value: json.RawMessage(`{}`), TTL: ttl})
 	o := mustPut(t, s, store.Put{Key: k, Part: store.Observed, Value: json.RawMessage(`{}`), Expect: r.Revision})
 	mustPut(t, s, store.Put{Key: k, Part: store.Observed, Value: json.RawMessage(`{"o":1}`), Expect: o.Revision})
@@ -326,7 +326,7 @@ func timeToLive(t *testing.T, s Subject) {
 
 func lifeChanges(t *testing.T, s Subject) {
 	k, probe := key(t, "a"), key(t, "probe")
-	const ttl = 2 * time.Second
+	const ttl = 6 * time.Second // longer than the writes take on a busy machine
 	mustPut(t, s, store.Put{Key: k, Value: json.RawMessage(`{}`), TTL: ttl})
 	mustPut(t, s, store.Put{Key: k, Part: store.Observed, Value: json.RawMessage(`{"o":1}`), Expect: store.AnyRevision})
 	r := mustPut(t, s, store.Put{Key: k, Value: json.RawMessage(`{}`), Expect: store.AnyRevision})

@@ -12,7 +12,7 @@ import (
 )
 
 // wait is how long anything that must happen may take.
-const wait = 20 * time.Second
+const wait = time.Minute
 
 func watch(t *testing.T, s Subject, prefix string, from int64) <-chan store.Event {
 	t.Helper()
@@ -163,12 +163,11 @@ func watchSlow(t *testing.T, s Subject) {
 	k := key(t, "a")
 	r := create(t, s, k)
 	slow, quick := watch(t, s, k, r.Revision), watch(t, s, k, r.Revision)
-	const n = store.WatchBuffer + 2
-	for range n {
+	for range store.WatchBuffer + 2 {
 		r = mustPut(t, s, store.Put{Key: k, Value: json.RawMessage(`{}`), Expect: r.Revision})
-	}
-	if got := next(t, quick, n); got[n-1].Revision != r.Revision {
-		t.Errorf("the quick reader's last event has revision %d, want %d", got[n-1].Revision, r.Revision)
+		if got := next(t, quick, 1); got[0].Revision != r.Revision {
+			t.Errorf("the quick reader's event has revision %d, want %d", got[0].Revision, r.Revision)
+		}
 	}
 	<-time.After(s.Patience + s.Patience/2) // the point of the law: a reader that takes nothing
 	deadline := time.After(wait)
