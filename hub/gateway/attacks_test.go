@@ -118,14 +118,16 @@ func TestA82MaliciousAgent(t *testing.T) {
 	if status, code := a.report(nil, ghosts...); status != http.StatusOK || len(h.snapshot()) != count {
 		t.Errorf("resources that nobody asked for: %d %s, %d records instead of %d", status, code, len(h.snapshot()), count)
 	}
-	refused := 0
-	for range 300 {
+	// 200 are taken at once, and more as time goes by.
+	const most = 5000
+	taken := 0
+	for ; taken < most; taken++ {
 		if status, _ := a.report(nil); status == http.StatusTooManyRequests {
-			refused++
+			break
 		}
 	}
-	if refused == 0 {
-		t.Error("300 reports in a row were all taken")
+	if taken == most {
+		t.Errorf("%d reports in a row were all taken", most)
 	}
 	other := h.agent(otherID, clusterKeys()[1])
 	if status, code := other.report(&link.Heartbeat{AgentVersion: "1"}); status != http.StatusOK {

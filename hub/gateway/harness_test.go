@@ -37,7 +37,7 @@ import (
 const (
 	group    = "/subscriptions/S/resourceGroups/RG/providers/Microsoft.Kubernetes/connectedClusters/"
 	provider = "/providers/Microsoft.KubernetesConfiguration/"
-	patience = 10 * time.Second
+	patience = time.Minute
 )
 
 var (
@@ -374,15 +374,19 @@ func (a *agent) follow() *follow {
 // next is the next message with something desired.
 func (f *follow) next() link.Desired {
 	f.t.Helper()
-	select {
-	case m, ok := <-f.messages:
-		if !ok || m.Desired == nil {
-			f.t.Fatalf("the stream ended or pinged: %+v", m)
+	deadline := time.After(patience)
+	for {
+		select {
+		case m, ok := <-f.messages:
+			if !ok {
+				f.t.Fatal("the stream ended")
+			}
+			if m.Desired != nil { // and no ping
+				return *m.Desired
+			}
+		case <-deadline:
+			f.t.Fatal("no message")
 		}
-		return *m.Desired
-	case <-time.After(patience):
-		f.t.Fatal("no message")
-		return link.Desired{}
 	}
 }
 
