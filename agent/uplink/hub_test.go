@@ -22,6 +22,9 @@ import (
 	"headwater.dev/api/link"
 )
 
+// patience is for a machine that is busy with other things.
+const patience = time.Minute
+
 const cluster = "/subscriptions/S/resourceGroups/rg/providers/Microsoft.Kubernetes/connectedClusters/edge"
 
 // clusterKey is made once: RSA keys are slow to make.
@@ -232,8 +235,8 @@ func connect(t *testing.T, h *hub, change func(*Config)) (*Uplink, <-chan link.D
 		t.Fatal(err)
 	}
 	u.timing = timing{
-		firstMessage: 300 * time.Millisecond, silence: 300 * time.Millisecond, pollFor: time.Minute,
-		pollWait: time.Second, request: 2 * time.Second, gather: time.Millisecond, heartbeat: 50 * time.Millisecond,
+		firstMessage: 2 * time.Second, silence: 2 * time.Second, pollFor: time.Minute,
+		pollWait: time.Second, request: 20 * time.Second, gather: time.Millisecond, heartbeat: 50 * time.Millisecond,
 		retry: 5 * time.Millisecond, retryMax: 50 * time.Millisecond,
 	}
 	ctx, cancel := context.WithCancel(context.Background())
@@ -254,10 +257,17 @@ func receive(t *testing.T, delivered <-chan link.Desired) link.Desired {
 	select {
 	case d := <-delivered:
 		return d
-	case <-time.After(10 * time.Second):
+	case <-time.After(patience):
 		t.Fatal("nothing was delivered")
 		return link.Desired{}
 	}
+}
+
+// answered waits until the agent knows that the hub has everything: the hub has it
+// before its answer is there, and without that the agent would send it again.
+func answered(t *testing.T, u *Uplink) {
+	t.Helper()
+	eventually(t, "all reports are answered", func() bool { return len(u.outbox.peek(1, 1<<20)) == 0 })
 }
 
 // eventually waits for a condition.
@@ -265,7 +275,7 @@ func eventually(t *testing.T, what string, ok func() bool) {
 	t.Helper()
 	tick := time.NewTicker(5 * time.Millisecond)
 	defer tick.Stop()
-	deadline := time.After(10 * time.Second)
+	deadline := time.After(patience)
 	for !ok() {
 		select {
 		case <-tick.C:

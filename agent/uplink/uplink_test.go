@@ -87,6 +87,7 @@ func TestReportsAgainAfterReconnect(t *testing.T) {
 		_, gone := h.accepted(idOf("gone"))
 		return a && gone
 	})
+	answered(t, u)
 	h.set(func() { h.reports = nil }) // as a hub restored from a backup
 	h.CloseClientConnections()
 	receive(t, delivered)
@@ -373,6 +374,7 @@ func TestWhatWasMadeAnewIsNotReportedBefore(t *testing.T) {
 		_, b := h.accepted(idOf("b"))
 		return a && b
 	})
+	answered(t, u)
 	anew := first
 	anew.OperationID = "three"
 	h.set(func() { h.reports = nil })

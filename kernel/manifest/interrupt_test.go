@@ -36,8 +36,8 @@ func transformed(t testing.TB, n int) string {
 // TestBuildEndsWithItsContext: a build that takes longer than it may holds
 // nobody up, and others are built meanwhile.
 func TestBuildEndsWithItsContext(t *testing.T) {
-	large, small := transformed(t, 2000), transformed(t, 1)
-	ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
+	large, small := transformed(t, 3000), transformed(t, 1)
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second) // until it is under way
 	defer cancel()
 	began := time.Now()
 	_, err := Build(ctx, Request{Root: large, Spec: &kustomizev1.KustomizationSpec{}})
@@ -55,7 +55,7 @@ func TestBuildEndsWithItsContext(t *testing.T) {
 	whole := time.Now()
 	tick := time.NewTicker(10 * time.Millisecond)
 	defer tick.Stop()
-	for deadline := time.Now().Add(2 * time.Minute); schema.left.Load() > 0; <-tick.C {
+	for deadline := time.Now().Add(5 * time.Minute); schema.left.Load() > 0; <-tick.C {
 		if time.Now().After(deadline) {
 			t.Fatal("the build that was left never ended")
 		}
