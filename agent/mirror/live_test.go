@@ -76,14 +76,14 @@ func TestTheKindGoesAndComesBack(t *testing.T) {
 		return nil
 	})
 	gone := time.Now()
-	kubetest.Eventually(t, 30*time.Second, func() error { // long enough for back-offs to grow
-		if time.Since(gone) < 8*time.Second {
+	kubetest.Eventually(t, 30*time.Second, func() error { // long enough for back-offs to grow: the next try would be after 31 s
+		if time.Since(gone) < 17*time.Second {
 			return fmt.Errorf("the kind is away")
 		}
 		return nil
 	})
 	kubetest.CRDs(t, c, "fluxconfig")
-	kubetest.Eventually(t, 6*time.Second, there)
+	kubetest.Within(t, 10*time.Second, there)
 	mu.Lock()
 	defer mu.Unlock()
 	if reports == 0 {

@@ -221,7 +221,7 @@ func trust(t *testing.T, c client.Client, ns string) {
 	if err := c.Delete(ctx, fc); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, func() error {
+	woken(t, func() error {
 		return firstError(gone(ctx, c, &config.FluxConfig{}, ns, "cfg"), gone(ctx, c, &corev1.Secret{}, ns, "cfg-verify"))
 	})
 }

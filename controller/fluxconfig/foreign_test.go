@@ -88,7 +88,7 @@ func rightsOutlive(t *testing.T, c client.Client, ns string) {
 			t.Fatal(err)
 		}
 	}
-	eventually(t, func() error { return gone(ctx, c, &config.FluxConfig{}, ns, "one") })
+	woken(t, func() error { return gone(ctx, c, &config.FluxConfig{}, ns, "one") })
 	if err := firstError(exists(ctx, c, &corev1.ServiceAccount{}, ns, "flux-applier"),
 		exists(ctx, c, &rbacv1.ClusterRoleBinding{}, "", "flux-applier-binding-"+ns)); err != nil {
 		t.Errorf("the rights are gone while a Kustomization still prunes: %v", err)
@@ -96,7 +96,7 @@ func rightsOutlive(t *testing.T, c client.Client, ns string) {
 	if err := c.Patch(ctx, slow, client.RawPatch("application/merge-patch+json", []byte(`{"metadata":{"finalizers":null}}`))); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, func() error {
+	woken(t, func() error {
 		return firstError(gone(ctx, c, &config.FluxConfig{}, ns, "two"), gone(ctx, c, &corev1.ServiceAccount{}, ns, "flux-applier"),
 			gone(ctx, c, &rbacv1.ClusterRoleBinding{}, "", "flux-applier-binding-"+ns))
 	})

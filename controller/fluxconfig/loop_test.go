@@ -22,8 +22,6 @@ import (
 
 func TestMain(m *testing.M) { kubetest.Main(m) }
 
-const patience = 20 * time.Second
-
 // start runs the loop against the shared API server until the test ends.
 func start(t *testing.T) (client.Client, *kubetest.Cluster) {
 	t.Helper()
@@ -137,7 +135,7 @@ func life(t *testing.T, c client.Client, ns string) {
 	if err := c.Delete(ctx, fc); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, func() error {
+	woken(t, func() error {
 		return firstError(gone(ctx, c, &config.FluxConfig{}, ns, "cfg"), gone(ctx, c, &sourcev1.GitRepository{}, ns, "cfg"),
 			gone(ctx, c, &kustomizev1.Kustomization{}, ns, "cfg-a"), gone(ctx, c, &corev1.ServiceAccount{}, ns, "flux-applier"),
 			gone(ctx, c, &rbacv1.ClusterRoleBinding{}, "", "flux-applier-binding-"+ns))
@@ -156,7 +154,7 @@ func shared(t *testing.T, c client.Client, ns string) {
 	if err := c.Delete(ctx, one); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, func() error {
+	woken(t, func() error {
 		return firstError(gone(ctx, c, &config.FluxConfig{}, ns, "one"), gone(ctx, c, &rbacv1.ClusterRoleBinding{}, "", "flux-applier-binding-"+ns))
 	})
 	if err := firstError(exists(ctx, c, &corev1.ServiceAccount{}, ns, "flux-applier"), exists(ctx, c, &rbacv1.RoleBinding{}, ns, "flux-applier-binding")); err != nil {
@@ -165,7 +163,7 @@ func shared(t *testing.T, c client.Client, ns string) {
 	if err := c.Delete(ctx, two); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, func() error {
+	woken(t, func() error {
 		return firstError(gone(ctx, c, &corev1.ServiceAccount{}, ns, "flux-applier"), gone(ctx, c, &rbacv1.RoleBinding{}, ns, "flux-applier-binding"))
 	})
 }
@@ -212,7 +210,13 @@ func update(t *testing.T, c client.Client, fc *config.FluxConfig, change func())
 
 func eventually(t *testing.T, check func() error) {
 	t.Helper()
-	kubetest.Eventually(t, patience, check)
+	kubetest.Eventually(t, time.Minute, check)
+}
+
+// woken is eventually for what a watch has to bring about before lookAgain does.
+func woken(t *testing.T, check func() error) {
+	t.Helper()
+	kubetest.Within(t, lookAgain-5*time.Second, check)
 }
 
 func exists(ctx context.Context, c client.Client, obj client.Object, ns, name string) error {

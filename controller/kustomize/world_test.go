@@ -115,7 +115,7 @@ func newHost(config *rest.Config, dir, selector string, fault func(string)) (*ho
 		EventsAddr: running.receiver.url, Fault: fault, WatchLabelSelector: selector, LeaderElection: os.Getenv(childLeader) != "",
 		Namespace: "default", WatchAllNamespaces: true, MetricsAddr: "0", HealthAddr: "0", StoragePath: dir,
 		StorageAdvAddr: "127.0.0.1:1", NoCrossNamespaceRefs: true, DefaultServiceAccount: "flux-applier", NoRemoteBases: true, StrictSubstitution: true,
-		Concurrent: 8, RequeueDependency: time.Minute, MinRetryDelay: 100 * time.Millisecond, MaxRetryDelay: time.Minute,
+		Concurrent: 8, RequeueDependency: time.Hour, MinRetryDelay: 100 * time.Millisecond, MaxRetryDelay: time.Minute,
 	})
 	if err != nil {
 		return nil, err

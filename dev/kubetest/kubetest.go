@@ -202,9 +202,21 @@ func (c *Cluster) Namespace(t testing.TB) string {
 	return name
 }
 
+// patience is what Eventually waits at the least: a machine that builds and tests
+// at once gets nothing done for many seconds.
+const patience = time.Minute
+
 // Eventually calls check until it returns nil, with growing pauses of at most
-// a quarter of a second, and fails the test with its last error after the timeout.
+// a quarter of a second, and fails the test with its last error after the timeout,
+// or after a minute when that is longer.
 func Eventually(t testing.TB, timeout time.Duration, check func() error) {
+	t.Helper()
+	Within(t, max(timeout, patience), check)
+}
+
+// Within is Eventually with exactly this timeout, which tells what a test means
+// from what would happen later all the same.
+func Within(t testing.TB, timeout time.Duration, check func() error) {
 	t.Helper()
 	deadline := time.Now().Add(timeout)
 	for pause := 5 * time.Millisecond; ; pause = min(2*pause, 250*time.Millisecond) {

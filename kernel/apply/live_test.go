@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	authorizationv1 "k8s.io/api/authorization/v1"
 	corev1 "k8s.io/api/core/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -61,6 +62,7 @@ func newBedOver(t *testing.T, line func(http.RoundTripper) http.RoundTripper, ru
 			t.Fatal(err)
 		}
 	}
+	b.granted(rules)
 	httpClient, err := rest.HTTPClientFor(c.Config)
 	if err != nil {
 		t.Fatal(err)
@@ -92,6 +94,24 @@ func newBedOver(t *testing.T, line func(http.RoundTripper) http.RoundTripper, ru
 	t.Cleanup(cancel)
 	go func() { _ = w.Start(ctx) }()
 	return b
+}
+
+// granted waits until the API server acts by the tenant's role, which it learns of
+// a moment after it was written.
+func (b *bed) granted(rules []rbacv1.PolicyRule) {
+	b.t.Helper()
+	r := rules[0] // all come at once
+	kubetest.Eventually(b.t, time.Minute, func() error {
+		review := &authorizationv1.SubjectAccessReview{Spec: authorizationv1.SubjectAccessReviewSpec{User: "system:serviceaccount:" + b.ns + ":t",
+			ResourceAttributes: &authorizationv1.ResourceAttributes{Namespace: b.ns, Verb: r.Verbs[0], Group: r.APIGroups[0], Resource: r.Resources[0]}}}
+		if err := b.admin.Create(b.t.Context(), review); err != nil {
+			return err
+		}
+		if !review.Status.Allowed {
+			return fmt.Errorf("the tenant may not yet %s %s: %s", r.Verbs[0], r.Resources[0], review.Status.Reason)
+		}
+		return nil
+	})
 }
 
 func all(resources ...string) rbacv1.PolicyRule {
@@ -253,7 +273,7 @@ func TestForeignWriteWakesTheOwner(t *testing.T) {
 	}
 	select {
 	case <-b.woken:
-	case <-time.After(5 * time.Second):
+	case <-time.After(time.Minute):
 		t.Fatal("nobody was woken")
 	}
 	if got := b.apply(b.cm("a", "1")); got["a"] != Configured {
