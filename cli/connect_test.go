@@ -211,7 +211,7 @@ func trusting(t *testing.T, x terminal) *http.Client {
 
 // eventually calls f until it returns nil, from a goroutine of its own.
 func eventually(ctx context.Context, f func() error) error {
-	ctx, cancel := context.WithTimeout(ctx, 50*time.Second)
+	ctx, cancel := context.WithTimeout(ctx, 4*time.Minute) // less than a command gets
 	defer cancel()
 	for {
 		err := f()

@@ -37,7 +37,7 @@ type said struct {
 
 func (x terminal) run(args ...string) said {
 	x.t.Helper()
-	ctx, cancel := context.WithTimeout(x.t.Context(), time.Minute)
+	ctx, cancel := context.WithTimeout(x.t.Context(), 5*time.Minute)
 	defer cancel()
 	var out, complaints bytes.Buffer
 	code := Run(ctx, args, Streams{In: strings.NewReader(x.in), Out: &out, Err: &complaints}, func(name string) string { return x.env[name] })

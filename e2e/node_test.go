@@ -18,7 +18,7 @@ import (
 )
 
 // podPatience is how long pods that do their work may take to be ready.
-const podPatience = 30 * time.Second
+const podPatience = 2 * time.Minute
 
 // TestRealNode does the main job where agent and controllers are pods of our
 // image on a real node.

@@ -157,7 +157,7 @@ func executable(p string) bool {
 
 // cleanup NAME deletes a configuration and waits until it is gone.
 func cleanup(ts *testscript.TestScript, neg bool, args []string) {
-	ts.Check(ts.Exec("timeout", "60", "headwater", "k8s-configuration", "flux", "delete", "-g", ts.Getenv("RESOURCE_GROUP"), "-c", ts.Getenv("CLUSTER"),
+	ts.Check(ts.Exec("timeout", "180", "headwater", "k8s-configuration", "flux", "delete", "-g", ts.Getenv("RESOURCE_GROUP"), "-c", ts.Getenv("CLUSTER"),
 		"-t", "connectedClusters", "-n", args[0], "--yes"))
 }
 
