@@ -84,6 +84,7 @@ func TestSuspendAndResume(t *testing.T) {
 	w.kustomization("app", nil)
 	w.ready("app", first)
 	w.change("app", func(k *kustomizev1.Kustomization) { k.Spec.Suspend = true })
+	w.suspended("app")
 	second := w.publish("repo", map[string]string{"a.yaml": cm("a", "2")})
 	w.change("app", func(k *kustomizev1.Kustomization) {
 		k.Annotations = map[string]string{meta.ReconcileRequestAnnotation: "while suspended"}

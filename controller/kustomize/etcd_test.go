@@ -54,16 +54,18 @@ func TestF06EtcdLosesLeaders(t *testing.T) {
 		}
 		revision := w.publish("repo", files) // its work is under way when the leader dies
 		etcd.LoseLeader(t)
-		w.readyIn(time.Minute, "app", revision)
+		w.readyIn(2*time.Minute, "app", revision)
 		w.holds("app", want)
 	}
-	m, err := w.configMap("a")
-	if err != nil {
-		t.Fatal(err)
-	}
 	etcd.LoseLeader(t)
-	m.Data["key"] = "drift"
-	kubetest.Eventually(t, 20*time.Second, func() error { return client.IgnoreNotFound(w.client.Update(w.ctx, m)) })
+	kubetest.Eventually(t, 20*time.Second, func() error { // each time as it is now: a write that failed may have been made
+		m, err := w.configMap("a")
+		if err != nil {
+			return err
+		}
+		m.Data["key"] = "drift"
+		return w.client.Update(w.ctx, m)
+	})
 	kubetest.Eventually(t, 20*time.Second, func() error {
 		if m, err := w.configMap("a"); err != nil || m.Data["key"] != "3" {
 			return fmt.Errorf("a = %v, %v", m.Data, err)

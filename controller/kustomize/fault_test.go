@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -30,14 +31,65 @@ import (
 type flaky struct {
 	proxy  *httputil.ReverseProxy
 	writes atomic.Int64
-	// bad turns the bad moments on; expired ends each watch as expired, once.
-	bad, expired atomic.Bool
+	// bad turns the bad moments on.
+	bad atomic.Bool
+
+	mu sync.Mutex
+	// expired, while it is set, counts the watches that ended as expired by path.
+	expired map[string]int
+	// cut ends the open watches.
+	cut chan struct{}
+}
+
+// expire ends all watches, and each that is begun anew as expired, until what it
+// returns is called.
+func (f *flaky) expire() (stop func()) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.expired = map[string]int{}
+	close(f.cut)
+	return func() {
+		f.mu.Lock()
+		defer f.mu.Unlock()
+		f.expired, f.cut = nil, make(chan struct{})
+	}
+}
+
+// expiredAt is how many watches of a path have ended as expired.
+func (f *flaky) expiredAt(path string) int {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.expired[path]
+}
+
+// watch is a watch until it is cut, or one that has expired.
+func (f *flaky) watch(w http.ResponseWriter, r *http.Request) {
+	f.mu.Lock()
+	expired, cut := f.expired != nil, f.cut
+	if expired {
+		f.expired[r.URL.Path]++
+	}
+	f.mu.Unlock()
+	if expired {
+		w.Header().Set("Content-Type", "application/json")
+		_, _ = fmt.Fprintln(w, `{"type":"ERROR","object":{"kind":"Status","apiVersion":"v1","status":"Failure","reason":"Expired","code":410}}`)
+		return
+	}
+	ctx, cancel := context.WithCancel(r.Context())
+	defer cancel()
+	go func() {
+		select {
+		case <-cut:
+			cancel()
+		case <-ctx.Done():
+		}
+	}()
+	f.proxy.ServeHTTP(w, r.WithContext(ctx))
 }
 
 func (f *flaky) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	if r.URL.Query().Get("watch") != "" && f.expired.Load() {
-		w.Header().Set("Content-Type", "application/json")
-		_, _ = fmt.Fprintln(w, `{"type":"ERROR","object":{"kind":"Status","apiVersion":"v1","status":"Failure","reason":"Expired","code":410}}`)
+	if r.URL.Query().Get("watch") != "" {
+		f.watch(w, r)
 		return
 	}
 	if r.Method == http.MethodGet || !f.bad.Load() {
@@ -71,7 +123,7 @@ func newFlaky(t *testing.T, c *kubetest.Cluster) (*flaky, string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	f := &flaky{proxy: &httputil.ReverseProxy{Transport: rt, FlushInterval: -1, Rewrite: func(r *httputil.ProxyRequest) { r.SetURL(target) }}}
+	f := &flaky{cut: make(chan struct{}), proxy: &httputil.ReverseProxy{Transport: rt, FlushInterval: -1, Rewrite: func(r *httputil.ProxyRequest) { r.SetURL(target) }}}
 	s := httptest.NewServer(f)
 	t.Cleanup(func() { s.Listener.Close(); s.CloseClientConnections() })
 	file := filepath.Join(t.TempDir(), "kubeconfig")
@@ -107,7 +159,13 @@ func TestF05BadMoments(t *testing.T) {
 	f.bad.Store(false)
 
 	// All watches end as expired for a while; what changes meanwhile is found.
-	f.expired.Store(true)
+	stop := f.expire()
+	kubetest.Eventually(t, 20*time.Second, func() error {
+		if path := "/api/v1/namespaces/" + w.ns + "/configmaps"; f.expiredAt(path) == 0 {
+			return fmt.Errorf("no watch of %s has expired", path)
+		}
+		return nil
+	})
 	m, err := w.configMap("m5")
 	if err != nil {
 		t.Fatal(err)
@@ -116,7 +174,7 @@ func TestF05BadMoments(t *testing.T) {
 	if err := w.client.Update(w.ctx, m); err != nil {
 		t.Fatal(err)
 	}
-	f.expired.Store(false)
+	stop()
 	kubetest.Eventually(t, 20*time.Second, func() error {
 		if m, err := w.configMap("m5"); err != nil || m.Data["key"] != "3" {
 			return fmt.Errorf("m5 = %v, %v", m.Data, err)

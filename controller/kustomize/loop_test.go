@@ -290,7 +290,7 @@ func TestDependencyChain(t *testing.T) {
 	start := time.Now()
 	revision := w.publish("repo", files)
 	w.ready("s9", revision)
-	if took := time.Since(start); took > 3*time.Second {
+	if took := time.Since(start); took > 30*time.Second {
 		t.Errorf("the chain took %s", took)
 	}
 	t.Logf("chain of 10: %s", time.Since(start).Round(time.Millisecond))

@@ -58,14 +58,31 @@ func TestRequestsOfAnApplication(t *testing.T) {
 }
 
 // reconciles counts those of a Kustomization, by the metric.
-func (w *world) reconciles(name string) uint64 {
+func (w *world) reconciles(name string) int {
+	w.t.Helper()
+	return int(w.metric("gotk_reconcile_duration_seconds", name))
+}
+
+// suspended waits until the loop has seen that a Kustomization is.
+func (w *world) suspended(name string) {
+	w.t.Helper()
+	kubetest.Eventually(w.t, time.Minute, func() error {
+		if w.metric("gotk_suspend_status", name) != 1 {
+			return fmt.Errorf("%s is not yet suspended to the loop", name)
+		}
+		return nil
+	})
+}
+
+// metric is the value of one, or the count of a histogram, of a Kustomization.
+func (w *world) metric(family, name string) float64 {
 	w.t.Helper()
 	families, err := ctrlmetrics.Registry.Gather()
 	if err != nil {
 		w.t.Fatal(err)
 	}
 	for _, f := range families {
-		if f.GetName() != "gotk_reconcile_duration_seconds" {
+		if f.GetName() != family {
 			continue
 		}
 		for _, m := range f.GetMetric() {
@@ -74,7 +91,10 @@ func (w *world) reconciles(name string) uint64 {
 				labels[l.GetName()] = l.GetValue()
 			}
 			if labels["kind"] == "Kustomization" && labels["namespace"] == w.ns && labels["name"] == name {
-				return m.GetHistogram().GetSampleCount()
+				if h := m.GetHistogram(); h != nil {
+					return float64(h.GetSampleCount())
+				}
+				return m.GetGauge().GetValue()
 			}
 		}
 	}

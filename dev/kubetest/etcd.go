@@ -3,6 +3,7 @@ package kubetest
 import (
 	"context"
 	"fmt"
+	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
@@ -11,6 +12,8 @@ import (
 
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.uber.org/zap"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/rest"
 
 	"headwater.dev/dev/child"
 	"headwater.dev/dev/cluster"
@@ -67,7 +70,38 @@ func Replicated(t testing.TB) (*Cluster, *Etcd) {
 		t.Fatalf("kubetest: %v", err)
 	}
 	t.Cleanup(func() { _ = c.cluster.Stop() })
+	c.Config = rest.CopyConfig(c.Config)
+	c.Config.Wrap(func(next http.RoundTripper) http.RoundTripper { return persistent{next} })
+	if c.Client, err = kubernetes.NewForConfig(c.Config); err != nil {
+		t.Fatalf("kubetest: make client: %v", err)
+	}
 	return c, e
+}
+
+// persistent repeats what the API server could not do because etcd had no leader,
+// as it may have none for a moment on a busy machine. What it repeats may have been
+// done the first time.
+type persistent struct{ next http.RoundTripper }
+
+func (p persistent) RoundTrip(r *http.Request) (*http.Response, error) {
+	for deadline := time.Now().Add(patience); ; {
+		resp, err := p.next.RoundTrip(r)
+		if err != nil || resp.StatusCode < http.StatusInternalServerError || r.Body != nil && r.GetBody == nil || time.Now().After(deadline) {
+			return resp, err
+		}
+		_ = resp.Body.Close()
+		select {
+		case <-r.Context().Done():
+			return nil, r.Context().Err()
+		case <-time.After(100 * time.Millisecond):
+		}
+		r = r.Clone(r.Context())
+		if r.GetBody != nil {
+			if r.Body, err = r.GetBody(); err != nil {
+				return nil, err
+			}
+		}
+	}
 }
 
 func (e *Etcd) start(t testing.TB, i int) {
@@ -75,7 +109,7 @@ func (e *Etcd) start(t testing.TB, i int) {
 	name := fmt.Sprintf("m%d", i)
 	var err error
 	e.running[i], err = child.Start(child.Spec{Name: name, Path: e.binary, Dir: e.dir, Log: filepath.Join(e.dir, name+".log"), Args: []string{
-		"etcd", "--name=" + name, "--data-dir=" + name, "--unsafe-no-fsync", "--log-level=error", "--heartbeat-interval=50", "--election-timeout=500",
+		"etcd", "--name=" + name, "--data-dir=" + name, "--unsafe-no-fsync", "--log-level=error", "--heartbeat-interval=200", "--election-timeout=2000",
 		"--listen-client-urls=" + e.clients[i], "--advertise-client-urls=" + e.clients[i],
 		"--listen-peer-urls=" + e.peers[i], "--initial-advertise-peer-urls=" + e.peers[i], "--initial-cluster=" + e.names,
 	}})
