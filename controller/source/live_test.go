@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -21,6 +22,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
+	"headwater.dev/dev/cluster"
 	"headwater.dev/dev/gitserver"
 	"headwater.dev/dev/kubetest"
 	"headwater.dev/kernel/host"
@@ -118,7 +120,7 @@ func launch(t *testing.T, c *kubetest.Cluster) *process {
 	h, err := host.New(c.Config, host.Options{
 		Namespace: "flux-system", WatchAllNamespaces: true, MetricsAddr: "0", HealthAddr: "0",
 		NoCrossNamespaceRefs: true, DefaultServiceAccount: "flux-applier", Concurrent: 4,
-		RequeueDependency: 30 * time.Second, MinRetryDelay: 50 * time.Millisecond, MaxRetryDelay: time.Minute,
+		RequeueDependency: time.Hour, MinRetryDelay: 50 * time.Millisecond, MaxRetryDelay: time.Minute,
 		StoragePath: p.storage, StorageAddr: p.addr, StorageAdvAddr: p.addr, LoopbackProxies: true, SharedSourceIdentity: true,
 	})
 	if err != nil {
@@ -161,12 +163,11 @@ func (p *process) world(t *testing.T, c *kubetest.Cluster) *world {
 
 func freeAddr(t *testing.T) string {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	port, err := cluster.FreePort()
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer l.Close()
-	return l.Addr().String()
+	return net.JoinHostPort("127.0.0.1", strconv.Itoa(port))
 }
 
 // noCanary checks that the password is in no log, condition or event.

@@ -47,7 +47,7 @@ func begin(t *testing.T, c *kubetest.Cluster, storage, metrics string) (p *proce
 	h, err := host.New(c.Config, host.Options{
 		Namespace: "flux-system", WatchAllNamespaces: true, MetricsAddr: metrics, HealthAddr: "0",
 		NoCrossNamespaceRefs: true, DefaultServiceAccount: "flux-applier", Concurrent: 4,
-		RequeueDependency: 30 * time.Second, MinRetryDelay: 50 * time.Millisecond, MaxRetryDelay: 2 * time.Second,
+		RequeueDependency: time.Hour, MinRetryDelay: 50 * time.Millisecond, MaxRetryDelay: 2 * time.Second,
 		StoragePath: p.storage, StorageAddr: p.addr, StorageAdvAddr: p.addr,
 	})
 	if err != nil {
