@@ -51,7 +51,7 @@ func testHundredUnchanged(t *testing.T, w *world) {
 		}
 		return all
 	}
-	kubetest.Eventually(t, 60*time.Second, func() error {
+	kubetest.Eventually(t, 3*time.Minute, func() error {
 		if n := len(versions()); n != repositories*each {
 			return fmt.Errorf("%d are ready", n)
 		}
@@ -67,7 +67,7 @@ func testHundredUnchanged(t *testing.T, w *world) {
 	}
 	before, written, traffic, used := versions(), w.written(begin), total(), cpu(t)
 	var now gitserver.Traffic
-	kubetest.Eventually(t, 60*time.Second, func() error {
+	kubetest.Eventually(t, 3*time.Minute, func() error {
 		if now = total(); now.Lists-traffic.Lists < 3*repositories*each {
 			return fmt.Errorf("%d looks", now.Lists-traffic.Lists)
 		}
