@@ -111,7 +111,7 @@ func TestEachHasItsOwnExpressions(t *testing.T) {
 	})
 	w.progressing("waiter", "Running health checks")
 	w.change("waiter", func(k *kustomizev1.Kustomization) {
-		k.Spec.HealthCheckExprs = judges(kustomize.HealthCheckExpressions{Failed: "!has(status.phase)", Current: "has(status.phase)"})
+		k.Spec.HealthCheckExprs = judges(kustomize.HealthCheckExpressions{Failed: "has(metadata.name)", Current: "false"})
 	})
 	w.failed("waiter", meta.HealthCheckFailedReason, "Widget/"+w.ns+"/w status: 'Failed'")
 	w.change("waiter", func(k *kustomizev1.Kustomization) {

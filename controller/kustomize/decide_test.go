@@ -4,13 +4,18 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
+	"net/url"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
 	kustomizev1 "github.com/fluxcd/kustomize-controller/api/v1"
 	"github.com/fluxcd/pkg/apis/meta"
 	"github.com/fluxcd/pkg/runtime/conditions"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	apimeta "k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 
@@ -273,5 +278,25 @@ func TestReadyExprThatWasGivenUp(t *testing.T) {
 	malformed := phase.Classify(notEvaluated(ref, errors.New("syntax error")))
 	if malformed.Class != phase.ClassStalled || malformed.Reason != meta.InvalidCELExpressionReason {
 		t.Errorf("malformed: %+v", malformed)
+	}
+}
+
+// TestUnanswered: a cluster that answers is asked for everything, whatever it
+// says; one that does not would hold a worker for as long as there are objects.
+func TestUnanswered(t *testing.T) {
+	internal := apierrors.NewInternalError(errors.New("conversion webhook is down"))
+	for name, c := range map[string]struct {
+		err  error
+		want bool
+	}{
+		"read":      {nil, false},
+		"answered":  {&apply.ObjectError{Verb: "read", Err: internal}, false},
+		"no kind":   {fmt.Errorf("look up kind: %w", &apimeta.NoKindMatchError{}), false},
+		"timed out": {fmt.Errorf("read: %w", &url.Error{Op: "Get", Err: context.DeadlineExceeded}), true},
+		"refused":   {fmt.Errorf("read: %w", &net.OpError{Op: "dial", Err: syscall.ECONNREFUSED}), true},
+	} {
+		if got := unanswered(c.err); got != c.want {
+			t.Errorf("%s: unanswered %v, want %v", name, got, c.want)
+		}
 	}
 }

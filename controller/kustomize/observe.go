@@ -222,11 +222,16 @@ func (l *loop) reach(ctx context.Context, s *scope) error {
 		return nil
 	}
 	_, err := l.watcher.Get(ctx, s.tenant, ref)
-	var answered *apply.ObjectError
-	if err == nil || errors.As(err, &answered) || !apply.Transient(err) {
-		return nil // there is somebody who answers, and the apply says what
+	if !unanswered(err) {
+		return nil // the apply says what the answer is
 	}
 	return phase.Transient(meta.ReconciliationFailedReason, fmt.Errorf("the live objects are not seen any more: %w", err))
+}
+
+// unanswered tells a read that reached nobody from one that failed.
+func unanswered(err error) bool {
+	var answer *apply.ObjectError
+	return err != nil && !errors.As(err, &answer) && apply.Transient(err)
 }
 
 func (l *loop) track(s *scope, refs []apply.Ref) {

@@ -249,18 +249,18 @@ func (w *Watcher) Live(t Tenant, ref Ref) (l Live, known bool) {
 // and any other in that by labels. In the other one it might find what is over,
 // and would not be told so.
 func (w *Watcher) find(t Tenant, ref Ref) (Live, *scope) {
-	s := w.scopes[namedKey(t, ref)]
-	if s == nil || !s.users[t.Owner] || !s.synced || s.blind {
-		if labelled := w.scopes[w.keyOf(t, ref)]; labelled != nil {
-			s = labelled
-		} else if s != nil && !s.users[t.Owner] {
-			s = nil
+	o, s := w.owners[t.Owner], w.scopes[w.keyOf(t, ref)]
+	if o != nil {
+		if _, waits := o.others[ref.ID]; waits {
+			if named := w.scopes[namedKey(t, ref)]; s == nil || named != nil && named.synced && !named.blind {
+				s = named
+			}
 		}
 	}
 	if s == nil {
 		return Live{}, nil
 	}
-	return s.live[ref.ID].seenBy(t.Owner, w.owners[t.Owner], ref.GroupKind), s
+	return s.live[ref.ID].seenBy(t.Owner, o, ref.GroupKind), s
 }
 
 func (w *Watcher) receipt(owner types.NamespacedName, id ID) receipt {
