@@ -2,6 +2,7 @@ package apply
 
 import (
 	"bytes"
+	"cmp"
 	"compress/gzip"
 	"encoding/base64"
 	"fmt"
@@ -11,9 +12,7 @@ import (
 
 	"github.com/fluxcd/cli-utils/pkg/object"
 	kustomizev1 "github.com/fluxcd/kustomize-controller/api/v1"
-	"github.com/fluxcd/pkg/ssa"
-	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
-	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/types"
 )
 
 const (
@@ -123,79 +122,76 @@ func Union(now, old []Ref) []Ref {
 	return append(append([]Ref{}, now...), Missing(old, now)...)
 }
 
-// stageCount is how many stages there are; see Stages.of.
-const stageCount = 5
-
-// Stages knows kinds that are applied before the others. The zero value is the
-// usual order.
-type Stages map[schema.GroupKind]bool
-
-// ParseStages reads kinds, as group/Kind or Kind of the core group.
-func ParseStages(kinds []string) (Stages, error) {
-	out := Stages{}
-	for _, k := range kinds {
-		group, kind, ok := strings.Cut(strings.TrimSpace(k), "/")
-		if !ok {
-			group, kind = "", group
-		}
-		if kind == "" || strings.Contains(kind, "/") {
-			return nil, fmt.Errorf("%q is no kind: write group/Kind, or Kind for the core group", k)
-		}
-		out[schema.GroupKind{Group: group, Kind: kind}] = true
-	}
-	return out, nil
+// Receipt is how an object was left, for keeping across restarts. What it holds
+// means nothing to others.
+type Receipt struct {
+	ID                 ID
+	Want, Fields, Seen string
+	Creates            bool
+	Ends, Ended        bool
 }
 
-// of puts definitions (custom resources, namespaces, cluster roles) before
-// classes, those before custom kinds and what others run under or refer to, and
-// webhooks last, since they may stand in the way of everything else.
-func (s Stages) of(gk schema.GroupKind) int {
-	switch gk.Kind {
-	case "CustomResourceDefinition", "Namespace", "ClusterRole":
-		return 0
-	case "Role", "ServiceAccount", "ResourceQuota", "LimitRange":
-		return 2
-	case "MutatingWebhookConfiguration", "ValidatingWebhookConfiguration":
-		return 4
+// Receipts tells how the objects of an owner were left.
+func (w *Watcher) Receipts(owner types.NamespacedName) []Receipt {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	t := w.owners[owner]
+	if t == nil {
+		return nil
 	}
-	switch {
-	case strings.HasSuffix(gk.Kind, "Class"):
-		return 1
-	case s[gk]:
-		return 2
+	t.unkept = false
+	out := make([]Receipt, 0, len(t.receipts))
+	for id, r := range t.receipts {
+		out = append(out, Receipt{ID: id, Want: r.want, Fields: r.fields, Seen: string(r.uid), Creates: r.creates, Ends: r.ends, Ended: r.ended})
 	}
-	return 3
-}
-
-// split gives the sets of objects that are applied one after the other.
-func (s Stages) split(objects []*unstructured.Unstructured) [][]*unstructured.Unstructured {
-	split := make([][]*unstructured.Unstructured, stageCount)
-	for _, u := range objects {
-		n := s.of(u.GroupVersionKind().GroupKind())
-		split[n] = append(split[n], u)
-	}
-	var out [][]*unstructured.Unstructured
-	for _, stage := range split {
-		if len(stage) > 0 {
-			out = append(out, stage)
-		}
-	}
+	slices.SortFunc(out, func(a, b Receipt) int { return cmp.Compare(a.ID.String(), b.ID.String()) })
 	return out
 }
 
-// sort puts references in the order in which objects are applied.
-func (s Stages) sort(refs []Ref) {
-	rank := make(map[string]int, len(ssa.ReconcileOrder.First))
-	for i, kind := range ssa.ReconcileOrder.First {
-		rank[kind] = i - len(ssa.ReconcileOrder.First)
+// Unkept reports whether a receipt of an owner has changed by itself since
+// Receipts gave them: no apply says so.
+func (w *Watcher) Unkept(owner types.NamespacedName) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	t := w.owners[owner]
+	return t != nil && t.unkept
+}
+
+// Restore gives back receipts of the tracked objects of an owner; those that it
+// has by now win.
+func (w *Watcher) Restore(owner types.NamespacedName, receipts []Receipt) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	t := w.owners[owner]
+	if t == nil {
+		return
 	}
-	slices.SortStableFunc(refs, func(a, b Ref) int {
-		if d := s.of(a.GroupKind) - s.of(b.GroupKind); d != 0 {
-			return d
+	for _, r := range receipts {
+		_, tracked := t.refs[r.ID]
+		if _, have := t.receipts[r.ID]; tracked && !have {
+			t.receipts[r.ID] = receipt{want: r.Want, fields: r.Fields, uid: types.UID(r.Seen), creates: r.Creates, ends: r.Ends, ended: r.Ended}
 		}
-		if d := rank[a.GroupKind.Kind] - rank[b.GroupKind.Kind]; d != 0 {
-			return d
-		}
-		return strings.Compare(a.String(), b.String())
-	})
+	}
+}
+
+// ended notes that a Job went after it had succeeded, when it was to.
+func (t *tracked) ended(id ID, was Live) {
+	if r := t.receipts[id]; r.ends && r.uid == was.UID && was.Succeeded {
+		r.ended = true
+		t.receipts[id], t.unkept = r, true
+	}
+}
+
+// Ended reports whether an object is a Job that succeeded and was then deleted
+// after the time that it names itself: it is not to be made again, and nobody
+// waits for it.
+func (w *Watcher) Ended(owner types.NamespacedName, ref Ref) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	t := w.owners[owner]
+	if t == nil || !t.receipts[ref.ID].ended {
+		return false
+	}
+	l, _ := w.find(t.tenant, ref)
+	return !l.Exists
 }
