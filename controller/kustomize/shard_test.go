@@ -38,7 +38,7 @@ func TestShards(t *testing.T) {
 
 	// The other shard has done its work.
 	ready := before.DeepCopy()
-	ready.Status.ObservedGeneration = ready.Generation
+	ready.Status.ObservedGeneration, ready.Status.LastAppliedRevision = ready.Generation, revision
 	conditions.MarkTrue(ready, meta.ReadyCondition, meta.ReconciliationSucceededReason, "applied")
 	if err := w.client.Status().Patch(w.ctx, ready, client.MergeFrom(before)); err != nil {
 		t.Fatal(err)
