@@ -3,6 +3,7 @@ package kustomize
 import (
 	"context"
 	"fmt"
+	"math/rand/v2"
 	"net/http"
 	"net/http/httptest"
 	"net/http/httputil"
@@ -34,7 +35,8 @@ type flaky struct {
 	// bad turns the bad moments on.
 	bad atomic.Bool
 
-	mu sync.Mutex
+	mu   sync.Mutex
+	dice *rand.Rand
 	// expired, while it is set, counts the watches that ended as expired by path.
 	expired map[string]int
 	// cut ends the open watches.
@@ -87,6 +89,14 @@ func (f *flaky) watch(w http.ResponseWriter, r *http.Request) {
 	f.proxy.ServeHTTP(w, r.WithContext(ctx))
 }
 
+// moment is which of nine a write meets. In a fixed order a loop of as many writes
+// would meet the same one again and again.
+func (f *flaky) moment() int {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.dice.IntN(9)
+}
+
 func (f *flaky) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if r.URL.Query().Get("watch") != "" {
 		f.watch(w, r)
@@ -96,16 +106,17 @@ func (f *flaky) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		f.proxy.ServeHTTP(w, r)
 		return
 	}
-	switch f.writes.Add(1) % 9 {
-	case 2:
+	f.writes.Add(1)
+	switch f.moment() {
+	case 0:
 		w.Header().Set("Content-Type", "application/json")
 		w.WriteHeader(http.StatusTooManyRequests)
 		_, _ = fmt.Fprint(w, `{"kind":"Status","apiVersion":"v1","status":"Failure","reason":"TooManyRequests","code":429}`)
-	case 5:
+	case 1:
 		w.Header().Set("Content-Type", "application/json")
 		w.WriteHeader(http.StatusInternalServerError)
 		_, _ = fmt.Fprint(w, `{"kind":"Status","apiVersion":"v1","status":"Failure","reason":"InternalError","code":500}`)
-	case 8:
+	case 2:
 		f.proxy.ServeHTTP(httptest.NewRecorder(), r)
 		panic(http.ErrAbortHandler) // the answer is lost
 	default:
@@ -123,7 +134,7 @@ func newFlaky(t *testing.T, c *kubetest.Cluster) (*flaky, string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	f := &flaky{cut: make(chan struct{}), proxy: &httputil.ReverseProxy{Transport: rt, FlushInterval: -1, Rewrite: func(r *httputil.ProxyRequest) { r.SetURL(target) }}}
+	f := &flaky{cut: make(chan struct{}), dice: rand.New(rand.NewPCG(1, 2)), proxy: &httputil.ReverseProxy{Transport: rt, FlushInterval: -1, Rewrite: func(r *httputil.ProxyRequest) { r.SetURL(target) }}}
 	s := httptest.NewServer(f)
 	t.Cleanup(func() { s.Listener.Close(); s.CloseClientConnections() })
 	file := filepath.Join(t.TempDir(), "kubeconfig")
