@@ -13,8 +13,8 @@ import (
 // What is read piece by piece is what kustomize reads itself, without prose.
 func TestBuiltinSchema(t *testing.T) {
 	schema.once.Do(prepare)
-	schema.Lock()
-	defer schema.Unlock()
+	take(t, everybody)
+	defer schema.guard.Release(everybody)
 	defer func() {
 		openapi.ResetOpenAPI()
 		schema.err = builtinSchema()

@@ -23,7 +23,7 @@ import (
 // oracle builds with kustomize alone, on the files themselves.
 func oracle(dir string) ([]string, error) {
 	var out []string
-	schema := withSharedSchema
+	schema := func(run func() error) error { return withSharedSchema(context.Background(), run) }
 	if data, err := os.ReadFile(filepath.Join(dir, konfig.DefaultKustomizationFileName())); err != nil || strings.Contains(string(data), "openapi:") {
 		schema = func(run func() error) error { return withOwnSchema(context.Background(), run) }
 	}

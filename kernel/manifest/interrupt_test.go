@@ -66,11 +66,19 @@ func TestBuildEndsWithItsContext(t *testing.T) {
 	}
 }
 
+// take takes shares of the guard.
+func take(t *testing.T, n int64) {
+	t.Helper()
+	if err := schema.guard.Acquire(t.Context(), n); err != nil {
+		t.Fatal(err)
+	}
+}
+
 // TestOwnSchemaWaitsForTheLeft: a build that has to run alone keeps nobody from
 // building while it waits for one that was left.
 func TestOwnSchemaWaitsForTheLeft(t *testing.T) {
 	alone := files(t, map[string]string{"kustomization.yaml": "namePrefix: p-\nresources: [x.yaml]\nopenapi: {path: s.json}\n", "x.yaml": configMap("x"), "s.json": `{"definitions":{}}`})
-	schema.RLock() // as the build that was left does
+	take(t, 1) // as the build that was left does
 	done := make(chan error, 1)
 	go func() {
 		_, err := Build(t.Context(), Request{Root: alone, Spec: &kustomizev1.KustomizationSpec{}})
@@ -86,7 +94,7 @@ func TestOwnSchemaWaitsForTheLeft(t *testing.T) {
 		t.Fatalf("it ran beside a build that was left: %v", err)
 	default:
 	}
-	schema.RUnlock()
+	schema.guard.Release(1)
 	if err := <-done; err != nil {
 		t.Errorf("when nothing is left: %v", err)
 	}
@@ -130,16 +138,20 @@ func BenchmarkTransformed(b *testing.B) {
 func TestWaitingForAloneKeepsNobodyFromBuilding(t *testing.T) {
 	running, end := make(chan struct{}), make(chan struct{})
 	long := make(chan error, 1)
-	go func() { long <- withSharedSchema(func() error { close(running); <-end; return nil }) }()
+	go func() { long <- withSharedSchema(t.Context(), func() error { close(running); <-end; return nil }) }()
 	<-running
 	ctx, cancel := context.WithCancel(t.Context())
 	waiting := make(chan error, 1)
 	go func() { waiting <- withOwnSchema(ctx, func() error { return nil }) }()
-	for range 100 {
-		if err := withSharedSchema(func() error { return nil }); err != nil {
+	for tries := 0; tries < 3; { // of the one that waits, which holds others back
+		if schema.guard.TryAcquire(1) {
+			schema.guard.Release(1)
+			continue
+		}
+		tries++
+		if err := withSharedSchema(t.Context(), func() error { return nil }); err != nil {
 			t.Fatal(err)
 		}
-		time.Sleep(5 * time.Millisecond) // several tries of the one that waits
 	}
 	cancel()
 	if err := <-waiting; !errors.Is(err, context.Canceled) {

@@ -140,7 +140,7 @@ func render(ctx context.Context, r Request) ([]*resource.Resource, *sandbox, err
 		found, err = kustomize(fs, dir, k.SortOptions != nil)
 		return err
 	}
-	err = withSharedSchema(run)
+	err = withSharedSchema(ctx, run)
 	if fs.ownSchema {
 		fs.alone = true
 		err = withOwnSchema(ctx, run)

@@ -9,6 +9,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"golang.org/x/sync/semaphore"
 	jsonpatch "gopkg.in/evanphx/json-patch.v4"
 	"sigs.k8s.io/kustomize/api/resource"
 	"sigs.k8s.io/kustomize/kyaml/openapi"
@@ -18,22 +19,23 @@ import (
 // kept by kustomize itself, so its guard cannot be anything smaller. It is
 // parsed once; a build that brings its own schema runs alone and puts the
 // built-in one back, so that no build sees another's.
-var schema struct {
-	sync.RWMutex
-	// turnstile is what every build passes on its way to the guard.
-	turnstile sync.Mutex
-	once      sync.Once
-	err       error
+var schema = struct {
+	guard *semaphore.Weighted // a build takes one share, one that runs alone all
+	once  sync.Once
+	err   error
 	// left counts the builds whose caller did not wait for their end. Kustomize
 	// cannot be interrupted: they go on, hold the guard, and must not become too many.
 	left atomic.Int64
-}
+}{guard: semaphore.NewWeighted(everybody)}
 
-func withSharedSchema(run func() error) error {
-	schema.turnstile.Lock()
-	schema.RLock()
-	schema.turnstile.Unlock()
-	defer schema.RUnlock()
+// everybody is more than builds ever run at once.
+const everybody = 1 << 30
+
+func withSharedSchema(ctx context.Context, run func() error) error {
+	if err := schema.guard.Acquire(ctx, 1); err != nil {
+		return interrupted(err)
+	}
+	defer schema.guard.Release(1)
 	schema.once.Do(prepare)
 	if schema.err != nil {
 		return schema.err
@@ -58,27 +60,19 @@ const holdBack, lettingOn = 50 * time.Millisecond, 200 * time.Millisecond
 // the guard then. Most builds take milliseconds; one that takes minutes is not
 // waited for in a way that keeps everybody else from the guard.
 func alone(ctx context.Context) error {
-	for !drained() {
+	for {
+		try, cancel := context.WithTimeout(ctx, holdBack)
+		err := schema.guard.Acquire(try, everybody)
+		cancel()
+		if err == nil {
+			return nil
+		}
 		select {
 		case <-ctx.Done():
 			return interrupted(ctx.Err())
 		case <-time.After(lettingOn):
 		}
 	}
-	return nil
-}
-
-// drained reports whether the builds that run ended while no other could begin; the
-// guard is held then.
-func drained() bool {
-	schema.turnstile.Lock()
-	defer schema.turnstile.Unlock()
-	for end := time.Now().Add(holdBack); !schema.TryLock(); time.Sleep(time.Millisecond) {
-		if time.Now().After(end) {
-			return false
-		}
-	}
-	return true
 }
 
 func withOwnSchema(ctx context.Context, run func() error) error {
@@ -86,7 +80,7 @@ func withOwnSchema(ctx context.Context, run func() error) error {
 	if err := alone(ctx); err != nil {
 		return err
 	}
-	defer schema.Unlock()
+	defer schema.guard.Release(everybody)
 	defer func() {
 		openapi.ResetOpenAPI()
 		schema.err = builtinSchema()
