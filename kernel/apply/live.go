@@ -186,29 +186,27 @@ func (l Live) seenBy(owner types.NamespacedName, t *tracked, gk schema.GroupKind
 // later counts as a change. For others who read it before it may be one.
 func (w *Watcher) Saw(t Tenant, ref Ref, o metav1.Object) {
 	l := w.liveOf(o, nil)
-	w.mu.Lock()
-	var wake []types.NamespacedName
-	if s := w.scopes[namedKey(t, ref)]; s != nil {
-		wake = w.answered(s, ref.ID, l, t.Owner)
-	}
-	w.mu.Unlock()
-	w.wakeAll(wake)
+	w.waking(func() []types.NamespacedName {
+		if s := w.scopes[namedKey(t, ref)]; s != nil {
+			return w.answered(s, ref.ID, l, t.Owner)
+		}
+		return nil
+	})
 }
 
 // observed takes in an object that an answer of the API server held.
 func (w *Watcher) observed(t Tenant, ref Ref, u *unstructured.Unstructured) Live {
 	l := w.liveOf(u, u)
 	l.judge(u, w.rulesOf(t, ref, l.Owner))
-	w.mu.Lock()
-	var wake []types.NamespacedName
-	for _, key := range []scopeKey{w.keyOf(t, ref), namedKey(t, ref)} {
-		if s := w.scopes[key]; s != nil {
-			wake = append(wake, w.answered(s, ref.ID, l, t.Owner)...)
+	w.waking(func() (wake []types.NamespacedName) {
+		for _, key := range []scopeKey{w.keyOf(t, ref), namedKey(t, ref)} {
+			if s := w.scopes[key]; s != nil {
+				wake = append(wake, w.answered(s, ref.ID, l, t.Owner)...)
+			}
 		}
-	}
-	l = l.seenBy(t.Owner, w.owners[t.Owner], ref.GroupKind)
-	w.mu.Unlock()
-	w.wakeAll(wake)
+		l = l.seenBy(t.Owner, w.owners[t.Owner], ref.GroupKind)
+		return wake
+	})
 	return l
 }
 
@@ -305,33 +303,36 @@ func (w *Watcher) changed(s *scope, id ID, o metav1.Object, full *unstructured.U
 	l := w.liveOf(o, full) // the expensive part
 	l.judge(full, rules)
 
-	w.mu.Lock()
-	s.reached(l.ResourceVersion)
-	wake := w.take(s, id, l)
-	w.mu.Unlock()
-	w.wakeAll(wake)
+	w.waking(func() []types.NamespacedName {
+		s.reached(l.ResourceVersion)
+		return w.take(s, id, l)
+	})
 }
 
 // gone takes in a deletion, or that an object lost its labels.
 func (w *Watcher) gone(s *scope, id ID, version string) {
-	w.mu.Lock()
-	s.reached(version)
-	old, ok := s.live[id]
-	if !ok || olderThan(version, old.ResourceVersion) {
-		w.mu.Unlock()
-		return
-	}
-	delete(s.live, id)
-	wake := w.concerned(s, id, old.Owner)
-	for _, owner := range wake {
-		w.owners[owner].ended(id, old)
-	}
-	w.mu.Unlock()
-	w.wakeAll(wake)
+	w.waking(func() []types.NamespacedName {
+		s.reached(version)
+		old, ok := s.live[id]
+		if !ok || olderThan(version, old.ResourceVersion) {
+			return nil
+		}
+		delete(s.live, id)
+		wake := w.concerned(s, id, old.Owner)
+		for _, owner := range wake {
+			w.owners[owner].ended(id, old)
+		}
+		return wake
+	})
 }
 
-func (w *Watcher) wakeAll(owners []types.NamespacedName) {
-	for _, owner := range owners {
+// waking does something under the lock, and wakes the owners that it lists after
+// that.
+func (w *Watcher) waking(do func() []types.NamespacedName) {
+	w.mu.Lock()
+	wake := do()
+	w.mu.Unlock()
+	for _, owner := range wake {
 		w.wake(owner)
 	}
 }

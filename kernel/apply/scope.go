@@ -218,10 +218,7 @@ func (w *Watcher) judgeError(s *scope, namespaced bool, err error) error {
 	if err == nil || errors.Is(err, context.Canceled) {
 		return err
 	}
-	w.mu.Lock()
-	wake := w.failed(s, namespaced, err)
-	w.mu.Unlock()
-	w.wakeAll(wake)
+	w.waking(func() []types.NamespacedName { return w.failed(s, namespaced, err) })
 	return err
 }
 
@@ -257,10 +254,7 @@ func (w *Watcher) failed(s *scope, namespaced bool, err error) []types.Namespace
 
 // recovered notes that a watch works, and wakes those who had to do without.
 func (w *Watcher) recovered(s *scope) {
-	w.mu.Lock()
-	wake := w.works(s)
-	w.mu.Unlock()
-	w.wakeAll(wake)
+	w.waking(func() []types.NamespacedName { return w.works(s) })
 }
 
 func (w *Watcher) works(s *scope) []types.NamespacedName {
@@ -275,10 +269,7 @@ func (w *Watcher) works(s *scope) []types.NamespacedName {
 
 // blinded marks a scope as not to be seen for now: its kind is not served.
 func (w *Watcher) blinded(s *scope) {
-	w.mu.Lock()
-	wake := w.blind(s)
-	w.mu.Unlock()
-	w.wakeAll(wake)
+	w.waking(func() []types.NamespacedName { return w.blind(s) })
 }
 
 func (w *Watcher) blind(s *scope) []types.NamespacedName {
@@ -364,13 +355,13 @@ func (w *Watcher) unlisted(s *scope, listed map[ID]bool) []ID {
 
 // listed wakes everybody who waits for the first list.
 func (w *Watcher) listed(s *scope, version string) {
-	w.mu.Lock()
-	s.reached(version)
-	wake := w.works(s)
-	if !s.synced {
-		wake = slices.Collect(maps.Keys(s.users))
-	}
-	s.synced, s.blind = true, false
-	w.mu.Unlock()
-	w.wakeAll(wake)
+	w.waking(func() []types.NamespacedName {
+		s.reached(version)
+		wake := w.works(s)
+		if !s.synced {
+			wake = slices.Collect(maps.Keys(s.users))
+		}
+		s.synced, s.blind = true, false
+		return wake
+	})
 }
