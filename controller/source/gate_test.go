@@ -9,9 +9,12 @@ import (
 	"testing"
 	"time"
 
+	sourcev1 "github.com/fluxcd/source-controller/api/v1"
 	"github.com/google/go-cmp/cmp"
+	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/util/workqueue"
+	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 )
 
@@ -142,6 +145,34 @@ func TestRetryAfterIsHonoured(t *testing.T) {
 		}
 		if got := w.after(); got != c.want {
 			t.Errorf("%s: %v, want %v", name, got, c.want)
+		}
+	}
+}
+
+// one is a cache that holds one repository, of a shard.
+type one struct{ client.Reader }
+
+func (one) Get(_ context.Context, _ client.ObjectKey, o client.Object, _ ...client.GetOption) error {
+	o.SetLabels(map[string]string{"shard": "a"})
+	return nil
+}
+
+// TestGateLeavesOtherShardsAlone: the cache has the sources of all shards, since
+// others use them here.
+func TestGateLeavesOtherShardsAlone(t *testing.T) {
+	for selector, want := range map[string]int{"": 1, "shard=a": 1, "shard=b": 0, "!shard": 0} {
+		selects, err := labels.Parse(selector)
+		if err != nil {
+			t.Fatal(err)
+		}
+		n := 0
+		g := &gate{client: one{}, selects: selects, new: func() client.Object { return &sourcev1.GitRepository{} }, remote: func(client.Object) string { return "" },
+			next: reconcile.Func(func(context.Context, reconcile.Request) (reconcile.Result, error) {
+				n++
+				return reconcile.Result{}, nil
+			})}
+		if _, err := g.Reconcile(t.Context(), request("a", "b")); err != nil || n != want {
+			t.Errorf("%q: reconciled %d times, want %d (%v)", selector, n, want, err)
 		}
 	}
 }

@@ -59,9 +59,7 @@ func diff(before, after json.RawMessage) []Change {
 		out = append(out[:maxChanges], Change{Op: "more"})
 	}
 	for i := range out {
-		if path := out[i].Path; len(path) > maxPath {
-			out[i].Path = strings.ToValidUTF8(path[:maxPath], "") + "…"
-		}
+		out[i].Path = clip(out[i].Path, maxPath)
 	}
 	return out
 }

@@ -86,7 +86,7 @@ func (q *query) add(t arm.Term) error {
 	case t.Is("eventTimestamp", "ge"), t.Is("eventTimestamp", "le"):
 		at, ok := moment(t.Value)
 		if !ok {
-			return arm.Errorf(arm.CodeInvalidParameter, "The $filter has '%s' for a time: use 2026-01-02T03:04:05Z.", clip(t.Value))
+			return arm.Errorf(arm.CodeInvalidParameter, "The $filter has '%s' for a time: use 2026-01-02T03:04:05Z.", clip(t.Value, shown))
 		}
 		if t.Op == "ge" {
 			q.from = at
@@ -116,7 +116,7 @@ func (q *query) add(t arm.Term) error {
 	case t.Is("eventChannels", "eq"): // there is one channel
 	default:
 		return arm.Errorf(arm.CodeInvalidParameter, "The $filter '%s %s' is not supported: use eventTimestamp ge and le, resourceGroupName, resourceUri, "+
-			"resourceProvider, resourceType, correlationId, caller, status or levels eq.", clip(t.Name), t.Op)
+			"resourceProvider, resourceType, correlationId, caller, status or levels eq.", clip(t.Name, shown), t.Op)
 	}
 	return nil
 }
@@ -164,7 +164,7 @@ func (l *Log) Serve(w http.ResponseWriter, r *http.Request, _ auth.Principal, ri
 	if top := parameter(parameters, "$top"); top != "" {
 		n, err := strconv.Atoi(top)
 		if err != nil || n < 1 {
-			return arm.Errorf(arm.CodeInvalidParameter, "$top is '%s'; it must be a number above zero.", clip(top))
+			return arm.Errorf(arm.CodeInvalidParameter, "$top is '%s'; it must be a number above zero.", clip(top, shown))
 		}
 		size = min(size, n)
 	}
@@ -249,9 +249,13 @@ func token(s string) (string, error) {
 	return string(raw), nil
 }
 
-func clip(s string) string {
-	if len(s) > 100 {
-		return s[:100] + "…"
+// shown is how much of a client's text is repeated to it, in bytes.
+const shown = 100
+
+// clip bounds a text that is repeated, in bytes.
+func clip(s string, most int) string {
+	if len(s) > most {
+		return strings.ToValidUTF8(s[:most], "") + "…"
 	}
 	return s
 }

@@ -13,7 +13,6 @@ import (
 
 	helmv2 "github.com/fluxcd/helm-controller/api/v2"
 	kustomizev1 "github.com/fluxcd/kustomize-controller/api/v1"
-	"github.com/fluxcd/pkg/runtime/leaderelection"
 	"github.com/fluxcd/pkg/runtime/metrics"
 	sourcev1 "github.com/fluxcd/source-controller/api/v1"
 	swapi "github.com/fluxcd/source-watcher/api/v2/v1beta1"
@@ -135,7 +134,6 @@ func newManager(config *rest.Config, o Options, scheme *runtime.Scheme) (ctrl.Ma
 	if err != nil {
 		return nil, err
 	}
-	election := "flux-controllers-leader-election"
 	if !sel.Empty() {
 		byDefault.DefaultLabelSelector = sel
 		// What is reconciled here may use the sources of other shards.
@@ -144,7 +142,6 @@ func newManager(config *rest.Config, o Options, scheme *runtime.Scheme) (ctrl.Ma
 			&sourcev1.HelmRepository{}, &sourcev1.HelmChart{}, &sourcev1.ExternalArtifact{}} {
 			byDefault.ByObject[kind] = cache.ByObject{Label: labels.Everything()}
 		}
-		election = leaderelection.GenerateID(election, o.WatchLabelSelector) // each shard has a leader
 	}
 	mgr, err := ctrl.NewManager(config, ctrl.Options{
 		Scheme: scheme, Cache: byDefault,
@@ -156,7 +153,7 @@ func newManager(config *rest.Config, o Options, scheme *runtime.Scheme) (ctrl.Ma
 		Metrics:                       server.Options{BindAddress: o.MetricsAddr},
 		HealthProbeBindAddress:        o.HealthAddr,
 		LeaderElection:                o.LeaderElection,
-		LeaderElectionID:              election,
+		LeaderElectionID:              o.lease(),
 		LeaderElectionNamespace:       o.Namespace,
 		LeaderElectionReleaseOnCancel: true,
 	})

@@ -3,8 +3,18 @@ package host
 import (
 	"context"
 
+	"github.com/fluxcd/pkg/runtime/leaderelection"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 )
+
+// lease is the name of the lease that the leader holds: each shard has one.
+func (o *Options) lease() string {
+	const name = "flux-controllers-leader-election"
+	if o.WatchLabelSelector == "" {
+		return name
+	}
+	return leaderelection.GenerateID(name, o.WatchLabelSelector)
+}
 
 // All reads objects whoever reconciles them: from the cache, and from the API
 // server those that the cache does not have because they are of another shard, or
