@@ -175,13 +175,7 @@ func TestJobsThatGo(t *testing.T) {
 			}
 			return nil
 		})
-		n := 0
-		for _, a := range w.requests()[mark:] {
-			if a.Verb == "patch" && a.Acting != nil && a.ObjectRef.Resource == "jobs" {
-				n++
-			}
-		}
-		if n != want {
+		if n := w.applied(mark, "jobs", "migrate"); n != want {
 			t.Errorf("applied %d times, want %d", n, want)
 		}
 	}
@@ -218,10 +212,8 @@ func TestJobsThatGoAcrossARestart(t *testing.T) {
 	revision := w.publish("repo", files)
 	c.start("")
 	w.ready("app", revision)
-	for _, a := range w.requests()[mark:] {
-		if a.Verb == "patch" && a.Acting != nil && a.ObjectRef.Resource == "jobs" {
-			t.Errorf("it was applied again: %+v", a)
-		}
+	if n := w.applied(mark, "jobs", "migrate"); n != 0 {
+		t.Errorf("it was applied again, %d times", n)
 	}
 }
 
@@ -246,13 +238,7 @@ func TestRequestAfterAFailure(t *testing.T) {
 			}
 			return nil
 		})
-		n := 0
-		for _, a := range w.requests()[mark:] {
-			if a.Verb == "patch" && a.Acting != nil && a.ObjectRef.Name == "a" {
-				n++
-			}
-		}
-		if n != want {
+		if n := w.applied(mark, "configmaps", "a"); n != want {
 			t.Errorf("request %q: a was looked at %d times, want %d", request, n, want)
 		}
 	}

@@ -271,6 +271,17 @@ type audited struct {
 // requests reads the finished requests that concern the namespace.
 func (w *world) requests() []audited { return w.requestsIn(w.c) }
 
+// applied counts the applies of an object since a mark in the audit log.
+func (w *world) applied(mark int, resource, name string) (n int) {
+	w.t.Helper()
+	for _, a := range w.requests()[mark:] {
+		if a.Verb == "patch" && a.Acting != nil && a.ObjectRef.Resource == resource && a.ObjectRef.Name == name {
+			n++
+		}
+	}
+	return n
+}
+
 func (w *world) requestsIn(c *kubetest.Cluster) []audited {
 	w.t.Helper()
 	f, err := os.Open(c.AuditLog())
