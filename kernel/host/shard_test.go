@@ -4,11 +4,18 @@ import "testing"
 
 // TestLease: replicas of one shard share a leader, shards do not.
 func TestLease(t *testing.T) {
-	of := func(selector string) string { return (&Options{WatchLabelSelector: selector}).lease() }
-	if got := of(""); got != "flux-controllers-leader-election" {
-		t.Errorf("without shards the lease is %s", got)
+	seen := map[string]string{}
+	for _, selector := range []string{"", "a=1", "a=2"} {
+		lease := (&Options{WatchLabelSelector: selector}).lease()
+		if again := (&Options{WatchLabelSelector: selector}).lease(); again != lease {
+			t.Errorf("%q: %s, then %s", selector, lease, again)
+		}
+		if other, ok := seen[lease]; ok {
+			t.Errorf("%q has the lease of %q", selector, other)
+		}
+		seen[lease] = selector
 	}
-	if of("a=1") != of("a=1") || of("a=1") == of("a=2") || of("a=1") == of("") {
-		t.Errorf("leases of shards: %s, %s", of("a=1"), of("a=2"))
+	if _, ok := seen["flux-controllers-leader-election"]; !ok {
+		t.Errorf("the lease without shards is another: %v", seen)
 	}
 }
