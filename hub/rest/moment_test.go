@@ -14,6 +14,7 @@ import (
 
 	"headwater.dev/api/arm"
 	"headwater.dev/api/resource"
+	"headwater.dev/hub/auth"
 	"headwater.dev/hub/store"
 )
 
@@ -69,6 +70,30 @@ func TestOneExtensionOfManyAtOnce(t *testing.T) {
 		if a := put(0); a.status != 201 {
 			t.Errorf("a later try: %d %s", a.status, a.body)
 		}
+	}
+}
+
+// TestTwoFirstConfigurations has both bring the extension: the one that is slower
+// goes on with what is there, and its attempt counts as a conflict, not a fault.
+func TestTwoFirstConfigurations(t *testing.T) {
+	s := &before{key: strings.ToLower(inExtensions) + "/flux"}
+	var statuses []int
+	h := start(t, func(c *Config) {
+		s.Store, c.Store = c.Store, s
+		c.Gates = append(c.Gates, func(_ context.Context, a *auth.Attempt, next func() error) error {
+			err := next()
+			if strings.HasSuffix(a.Action, "/extensions/write") {
+				statuses = append(statuses, a.Status)
+			}
+			return err
+		})
+	})
+	h.furnish()
+	quicker := func() { h.must(201, "PUT", path(inConfigurations+"/quicker", "2025-04-01"), gitBody) }
+	s.do.Store(&quicker)
+	h.must(201, "PUT", path(inConfigurations+"/slower", "2025-04-01"), gitBody)
+	if d := cmp.Diff([]int{200, 409}, statuses); d != "" {
+		t.Errorf("attempts to make the extension (-want +got):\n%s", d)
 	}
 }
 

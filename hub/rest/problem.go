@@ -92,7 +92,7 @@ func outcome(w http.ResponseWriter, err error) (int, string) {
 		return denied.Status, denied.Code
 	case errors.Is(err, vault.ErrTooLarge):
 		return statusOf(arm.CodeValidationFailed), arm.CodeValidationFailed
-	case errors.Is(err, store.ErrConflict):
+	case errors.Is(err, store.ErrConflict), errors.Is(err, store.ErrExists): // somebody was quicker
 		return http.StatusConflict, arm.CodeConflict
 	case errors.Is(err, store.ErrUnavailable):
 		return http.StatusServiceUnavailable, arm.CodeUnavailable
